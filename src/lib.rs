@@ -1,1 +1,3 @@
-//! Switchboard.
+//! Switchboard: a Raft-consistent connection directory for WebSocket clusters.
+
+pub mod directory;
