@@ -1,0 +1,36 @@
+//! Every reading of time. Waiting goes through tokio, so that a test or a simulator can pause it.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Time since the machine started, counting sleep: what a gateway's lease is measured with, because a machine that was
+/// suspended must find its lease over.
+pub fn boottime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).expect("a kernel keeps nanoseconds below 10^9"))
+}
+
+/// Wall clock, milliseconds since 1970. Data for people; nothing is decided by it.
+pub fn wall_ms() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    let millis = u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + millis
+}
+
+/// RFC 3339 text of a wall clock reading, in UTC with milliseconds.
+pub fn rfc3339(wall_ms: u64) -> String {
+    let ms = i64::try_from(wall_ms).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms)
+        .map_or_else(|_| String::from("9999-12-31T23:59:59.999Z"), |t| format!("{t:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_wall_clock_reading_has_an_rfc_3339_text() {
+        assert_eq!(super::rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(super::rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert!(super::rfc3339(u64::MAX).starts_with("9999"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Serving HTTP with limits, and the client.

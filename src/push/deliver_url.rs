@@ -1,0 +1,1 @@
+//! Delivery by HTTP to gateways of one's own.

@@ -1,0 +1,4 @@
+//! The long-lived, multiplexed connections to gateways.
+
+/// x
+pub struct Links;

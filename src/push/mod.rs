@@ -1,0 +1,14 @@
+//! Pushes: from a service's request to the gateways that hold the connections. Used by gateways and directory nodes alike.
+//!
+//! - [`Router`] resolves the target, sends one message per gateway and follows the resolve rule
+//! - [`Links`] are the long-lived, multiplexed connections to gateways
+//! - [`deliver_url`] reaches gateways of one's own by HTTP
+
+mod deliver_url;
+mod links;
+mod order;
+mod router;
+
+pub use links::Links;
+pub use order::{Order, PushRefused, Pushed, Target, TargetResult};
+pub use router::{Local, Router};

@@ -1,0 +1,73 @@
+//! What a caller wants pushed, and what became of it.
+
+use std::sync::Arc;
+
+use crate::directory::{ConnectionId, Epoch, Revision};
+use crate::wire::peer::{Message, TargetStatus};
+
+/// What a caller wants pushed.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// To whom.
+    pub target: Target,
+    /// What.
+    pub message: Arc<Message>,
+    /// Only to these devices; empty: to all.
+    pub devices: Vec<Arc<str>>,
+    /// Not to these connections.
+    pub except: Vec<ConnectionId>,
+    /// Of a push to a connection: refused unless this is the epoch of its session.
+    pub if_match: Option<Epoch>,
+}
+
+/// To whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Every connection of a user.
+    User(Arc<str>),
+    /// One connection.
+    Connection(ConnectionId),
+}
+
+/// A push that was carried out, for better or worse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// Revision at which the targets were resolved.
+    pub revision: Revision,
+    /// One per target. Empty when `devices` and `except` left no target of a user who is online.
+    pub results: Vec<TargetResult>,
+}
+
+/// What became of a push for one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetResult {
+    /// The connection.
+    pub id: ConnectionId,
+    /// Name of its gateway.
+    pub gateway: Arc<str>,
+    /// What became of it.
+    pub status: TargetStatus,
+}
+
+/// Why nothing was pushed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushRefused {
+    /// Exact: the latest linearizable read showed no connection, or not this one.
+    #[error("not connected as of revision {as_of}")]
+    Offline {
+        /// The revision of that read.
+        as_of: Revision,
+    },
+    /// The epoch that was asked for is not that of the connection.
+    #[error("the connection is of epoch {epoch}")]
+    Fenced {
+        /// The epoch that it has.
+        epoch: Epoch,
+    },
+    /// Not known: a linearizable read is needed and can't be had.
+    #[error("{0}")]
+    Unavailable(crate::view::Stale),
+    /// Nothing is known of any target.
+    #[error("no answer about any target in time")]
+    Timeout,
+}

@@ -1,0 +1,312 @@
+//! The internal binary protocol on peer listeners: sessions, watch and delivery.
+//!
+//! A connection begins with the five bytes of [`PREAMBLE`]; then both sides exchange frames, each a big-endian `u32` length
+//! and that many bytes of postcard. The first frame is a [`Hello`], answered by a [`HelloAnswer`]; its purpose says what
+//! follows. Streams that begin with the preamble of `raft/` go there instead.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::directory::{
+    Batch, BatchDone, BatchRefused, Connection, ConnectionId, Epoch, Event, OpenSession, Reason, Revision, Session,
+};
+
+/// First bytes of a stream of this protocol: four letters and the version.
+pub const PREAMBLE: [u8; 5] = *b"SWBP\x01";
+
+/// Longest frame that is taken, bytes. A snapshot chunk or a batch stays far below it.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+
+/// Says who is calling and what for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Both sides must be of one cluster.
+    pub cluster: String,
+    /// Who calls: `node 2`, `gateway gw-1`. For logs.
+    pub from: String,
+    /// What follows.
+    pub purpose: Purpose,
+}
+
+/// What a stream is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// [`Request`]s to a directory node, each answered by a [`Response`].
+    Control,
+    /// The changes of the directory: [`WatchFrame`]s from the node, [`Stamp`]s from the watcher.
+    Watch(WatchFrom),
+    /// [`Deliver`] to a gateway, each answered by a [`Delivered`].
+    Link,
+    /// Nothing: the caller only wants to know who answers here.
+    Identify,
+}
+
+/// Answer to a [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HelloAnswer {
+    /// Go on.
+    Accepted {
+        /// Role and name of the process, as in [`Hello::from`].
+        name: String,
+        /// Names the process; chosen at random when it started.
+        nonce: Arc<str>,
+    },
+    /// The stream is closed after this.
+    Refused {
+        /// A sentence for the log of the caller.
+        why: String,
+    },
+}
+
+/// A question to a directory node. Answers may come in any order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the caller, unique on this stream.
+    pub id: u64,
+    /// The question.
+    pub body: RequestBody,
+}
+
+/// What is asked. All but `Cluster` are answered by the leader only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// Open a session.
+    OpenSession(OpenSession),
+    /// End a session.
+    EndSession {
+        /// Which.
+        epoch: Epoch,
+        /// Why.
+        reason: Reason,
+    },
+    /// Change connections. Numbered batches of one session that are sent on one stream are proposed in that order.
+    Batch(Batch),
+    /// Extend a lease.
+    Renew {
+        /// Of which session.
+        epoch: Epoch,
+        /// Up to which revision release requests were handled.
+        handled: Revision,
+    },
+    /// How long the leases still run.
+    Leases,
+    /// The members of the group, as this node knows them.
+    Cluster,
+}
+
+/// Answer to the [`Request`] with the same id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// The request's id.
+    pub id: u64,
+    /// The answer.
+    pub result: Result<Answer, Failure>,
+}
+
+/// What a request gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To `OpenSession`.
+    Opened {
+        /// The epoch.
+        epoch: Epoch,
+        /// Length of the lease that was granted, milliseconds; it counts from the moment at which the request was sent.
+        lease_ms: u32,
+    },
+    /// To `OpenSession`: another process holds the name.
+    Taken {
+        /// Its session.
+        epoch: Epoch,
+    },
+    /// To `OpenSession`: it can't be granted as asked; repeating it does not help.
+    NotOpened {
+        /// Why.
+        why: String,
+    },
+    /// To `EndSession`.
+    Ended {
+        /// Whether the session was alive.
+        existed: bool,
+    },
+    /// To `Batch`.
+    Batch(Result<BatchDone, BatchRefused>),
+    /// To `Renew`.
+    Renewed {
+        /// Length of the lease, milliseconds; it counts from the moment at which the renewal was sent.
+        lease_ms: u32,
+        /// Connections that the gateway is asked to release.
+        release: Vec<ConnectionId>,
+    },
+    /// To `Renew`: the session is over.
+    Gone,
+    /// To `Leases`: milliseconds left, by session.
+    Leases(Vec<(Epoch, u64)>),
+    /// To `Cluster`.
+    Cluster(super::http::Cluster),
+}
+
+/// Why there is no answer. Whether the request may have taken effect is always told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// Another node leads. Nothing was changed.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does, if known: node id and peer address.
+        leader: Option<(u64, String)>,
+    },
+    /// No quorum. Nothing was changed.
+    #[error("the directory has no quorum")]
+    NoQuorum,
+    /// Too much is waiting already. Nothing was changed.
+    #[error("too many requests are waiting for the leader")]
+    Overloaded,
+    /// A request outside its limits. Nothing was changed; repeating it does not help.
+    #[error("{why}")]
+    Refused {
+        /// Which limit.
+        why: String,
+    },
+    /// It may or may not take effect. Repeating the same request is safe.
+    #[error("the outcome is not known")]
+    Unknown,
+}
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WatchFrom {
+    /// With a snapshot of the present state.
+    Snapshot,
+    /// With what comes after this revision; answered by `Compacted` if that is no longer held.
+    After(Revision),
+}
+
+/// What a watcher sends: its own clock, to be echoed. Two clocks are never compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp(pub u64);
+
+/// What a watcher receives, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum WatchFrame {
+    /// A part of the state at the revision that the closing `SnapshotEnd` names.
+    SnapshotChunk {
+        /// Live sessions; all of them come before the first connection.
+        sessions: Vec<(Epoch, Arc<Session>)>,
+        /// Live connections, ordered by id over all chunks.
+        connections: Vec<(ConnectionId, Arc<Connection>)>,
+    },
+    /// The snapshot is complete.
+    SnapshotEnd {
+        /// The revision that it shows.
+        revision: Revision,
+    },
+    /// All changes of one revision.
+    Events {
+        /// The revision.
+        revision: Revision,
+        /// Wall clock of the proposer, milliseconds since 1970.
+        at_ms: u64,
+        /// In order; the position is the `n` of the mark `(revision, n)`.
+        events: Vec<Event>,
+    },
+    /// Everything up to `revision` was sent. With a stamp: a linearizable read that began after the stamp arrived saw
+    /// no later revision.
+    Progress {
+        /// Everything up to here was sent.
+        revision: Revision,
+        /// The watcher's newest stamp that this answers.
+        stamp: Option<u64>,
+    },
+    /// What was asked for is no longer held: begin again with a snapshot. The stream ends.
+    Compacted {
+        /// The oldest revision after which a watch may begin.
+        oldest: Revision,
+    },
+    /// The node can't go on: ask another one. The stream ends.
+    Ended {
+        /// A sentence for the log.
+        why: String,
+    },
+}
+
+/// A message for connections of one gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deliver {
+    /// Chosen by the sender, unique on this link.
+    pub id: u64,
+    /// What to deliver.
+    pub message: Arc<Message>,
+    /// To whom; all are of this gateway.
+    pub targets: Vec<ConnectionId>,
+    /// The revision at which the targets were resolved; the gateway first applies at least that.
+    pub resolved: Revision,
+}
+
+/// A message, encoded once for all of its receivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its id, `m-…`.
+    pub id: Arc<str>,
+    /// Set when it was pushed to a topic.
+    pub topic: Option<Arc<str>>,
+    /// A word for the receiving program.
+    pub event: Option<Arc<str>>,
+    /// The payload.
+    pub data: Payload,
+    /// When the sender wants its answer.
+    pub ack: Ack,
+    /// How long the gateway may take to answer, milliseconds.
+    pub timeout_ms: u32,
+}
+
+/// Payload of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Payload {
+    /// JSON text, passed on as it came.
+    Json(Bytes),
+    /// Base64 text of binary data, passed on as it came.
+    Base64(Bytes),
+}
+
+/// When a push is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ack {
+    /// As soon as the outbox has it.
+    None,
+    /// When it was written to the socket.
+    #[default]
+    Written,
+    /// When the client has acknowledged it.
+    Client,
+}
+
+/// Answer to the [`Deliver`] with the same id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// The delivery's id.
+    pub id: u64,
+    /// One per target, in order.
+    pub statuses: Vec<TargetStatus>,
+}
+
+/// What became of a message for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetStatus {
+    /// The client acknowledged it.
+    Acked,
+    /// It was written to the socket, or, where nobody waits for that, queued for it.
+    Written,
+    /// No such connection here. Nothing was written.
+    Gone,
+    /// The connection is no longer the owner. Nothing was written.
+    Fenced,
+    /// The outbox was full; the connection is closed.
+    Slow,
+    /// The gateway was not reached. Nothing is known.
+    Unreachable,
+    /// No acknowledgement in time; it may still arrive.
+    Timeout,
+}
