@@ -1,1 +1,0 @@
-//! Serving HTTP with limits, and the client.
