@@ -6,5 +6,6 @@ pub mod clock;
 pub mod directory;
 pub mod net;
 pub mod push;
+pub mod telemetry;
 pub mod view;
 pub mod wire;

@@ -1,0 +1,182 @@
+//! Logs and metrics of the process.
+//!
+//! Every metric of ours is named `switchboard_…` in full where it is recorded. The figures of the operating system's
+//! process appear twice: as `switchboard_process_*`, because all our names carry the prefix, and as `process_*`, because
+//! dashboards made for any program look there.
+//!
+//! A development cluster runs several nodes and gateways in one process, which has one recorder. So whatever is recorded
+//! by a role carries a label `process` (see [`process_name`]), and [`render`] shows a listener's own part without it.
+
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Upper bounds of durations, seconds: from a memory read to a stalled disk.
+const SECONDS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Upper bounds of sizes and counts.
+const COUNTS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0];
+
+/// How often histograms are condensed when nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The label that tells the roles of one process apart.
+const PROCESS_LABEL: &str = "process";
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Sends logs to stderr, filtered by `SWITCHBOARD_LOG` (`info`, `switchboard::api=debug,warn`, …; default `info`). Later calls change
+/// nothing.
+pub fn init_logs(format: LogFormat) {
+    let filter = std::env::var("SWITCHBOARD_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    // Fails only if logs were set up before, which is what the caller wants.
+    let _ = match format {
+        LogFormat::Text => logs.try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Starts to record metrics, once per process; later calls change nothing.
+///
+/// # Panics
+/// If another metrics recorder was installed in this process, which only a program that embeds this library could do.
+pub fn install_metrics() {
+    METRICS.get_or_init(|| {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+            .and_then(|builder| builder.set_buckets(COUNTS))
+            .expect("the bounds are not empty")
+            .install_recorder()
+            .expect("no other recorder is installed");
+        metrics_process::Collector::default().describe();
+        metrics_process::Collector::new("switchboard_").describe();
+        describe_gauge!("switchboard_build_info", "Always 1; the labels say what runs.");
+        gauge!("switchboard_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        describe_counter!("switchboard_http_requests_total", "HTTP requests by route and status.");
+        describe_histogram!(
+            "switchboard_http_request_duration_seconds",
+            Unit::Seconds,
+            "Time to answer HTTP requests."
+        );
+        handle
+    });
+}
+
+/// Condenses histograms now and then until `stop`, so that they stay small when nobody scrapes. One a process.
+pub async fn upkeep(stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
+        if let Some(handle) = METRICS.get() {
+            handle.run_upkeep();
+        }
+    }
+}
+
+/// Value of the label `process` for a role: `counter!("switchboard_…", "process" => process.clone())`.
+pub fn process_name(role: &str, id: &str) -> Arc<str> {
+    format!("{role}/{id}").into()
+}
+
+/// Records one answered HTTP request.
+pub fn http_request(process: &Arc<str>, route: &str, code: u16, took: Duration) {
+    let route: Arc<str> = route.into();
+    let labels = [
+        metrics::Label::new(PROCESS_LABEL, Arc::clone(process)),
+        metrics::Label::new("route", Arc::clone(&route)),
+        metrics::Label::new("code", code.to_string()),
+    ];
+    counter!("switchboard_http_requests_total", labels.iter()).increment(1);
+    histogram!("switchboard_http_request_duration_seconds", PROCESS_LABEL => Arc::clone(process), "route" => route)
+        .record(took);
+}
+
+/// Everything that was recorded by `process` and by no role in particular, in the text form of Prometheus. Empty unless
+/// [`install_metrics`] was called.
+pub fn render(process: &str) -> String {
+    let Some(handle) = METRICS.get() else { return String::new() };
+    metrics_process::Collector::default().collect();
+    metrics_process::Collector::new("switchboard_").collect();
+    own_part(&handle.render(), process)
+}
+
+/// Leaves out the samples of other processes and the label from ours; a family without samples goes with its comments.
+fn own_part(text: &str, process: &str) -> String {
+    let mut own = String::with_capacity(text.len());
+    let mut comments = String::new();
+    let label = format!("{PROCESS_LABEL}=\"{}\"", process.replace('\\', "\\\\").replace('"', "\\\""));
+    let any_label = format!("{PROCESS_LABEL}=\"");
+    for line in text.lines() {
+        if line.is_empty() {
+            comments.clear();
+        } else if line.starts_with('#') {
+            let _ = writeln!(comments, "{line}");
+        } else if let Some(sample) = own_sample(line, &label, &any_label) {
+            own.push_str(&std::mem::take(&mut comments));
+            let _ = writeln!(own, "{sample}");
+        }
+    }
+    own
+}
+
+fn own_sample(line: &str, label: &str, any_label: &str) -> Option<String> {
+    let begins = |at: usize| matches!(line.as_bytes().get(at.wrapping_sub(1)), Some(b'{' | b','));
+    let Some(at) = line.match_indices(any_label).map(|(at, _)| at).find(|at| begins(*at)) else {
+        return Some(line.to_owned());
+    };
+    let rest = line[at..].strip_prefix(label)?;
+    Some(match (line.as_bytes()[at - 1], rest.strip_prefix(','), rest.strip_prefix('}')) {
+        (_, Some(more), _) => format!("{}{more}", &line[..at]),
+        (b'{', None, Some(value)) => format!("{}{value}", &line[..at - 1]),
+        _ => format!("{}{rest}", &line[..at - 1]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_shows_its_own_part_without_the_label() {
+        let text = "# TYPE a counter\na{process=\"gateway/g\",code=\"200\"} 1\na{process=\"directory/1\"} 2\n\n\
+                    # TYPE b gauge\nb{process=\"directory/1\"} 3\n\n# TYPE c gauge\nc 4\nc{x=\"1\",process=\"gateway/g\"} 5\nd{process=\"gateway/g\"} 6\n";
+        let expected = "# TYPE a counter\na{code=\"200\"} 1\n# TYPE c gauge\nc 4\nc{x=\"1\"} 5\nd 6\n";
+        assert_eq!(own_part(text, "gateway/g"), expected);
+    }
+
+    #[test]
+    fn what_is_recorded_is_rendered_under_our_prefix() {
+        install_metrics();
+        install_metrics();
+        let process = process_name("gateway", "telemetry-test");
+        http_request(&process, "/v1/info", 200, Duration::from_millis(3));
+        let text = render(&process);
+        assert!(text.contains("switchboard_http_requests_total{route=\"/v1/info\",code=\"200\"} 1"), "{text}");
+        assert!(
+            text.contains("switchboard_http_request_duration_seconds_bucket{route=\"/v1/info\",le=\"0.005\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("switchboard_build_info{version="), "{text}");
+        assert!(text.contains("\nprocess_threads ") && text.contains("\nswitchboard_process_threads "), "{text}");
+        assert!(!render("gateway/another").contains("route=\"/v1/info\""));
+    }
+}
