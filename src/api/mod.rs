@@ -1,5 +1,137 @@
 //! The HTTP surface that directory nodes and gateways share: thin handlers over one trait, [`Backend`].
+//!
+//! A handler parses, makes one call, and maps the result; what the call means is decided behind the trait. Every answer
+//! that is not a success has the one form of [`crate::wire::http::ErrorBody`], whatever went wrong.
 
+mod answer;
 mod backend;
+mod batch;
+mod connections;
+mod error;
+mod gateways;
+mod later;
+mod limits;
+mod observe;
+mod process;
+mod push;
+mod read;
+mod request;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod users;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{delete, get, post, put};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::telemetry;
+use crate::wire::http::{Applied, ErrorCode};
+use crate::wire::peer::{Answer, Failure, RequestBody};
 
 pub use backend::{Backend, Feed, FeedItem, FeedRefused, FeedRequest};
+pub use limits::ApiLimits;
+
+use error::Error;
+
+/// The routes of the API over `backend`. To be served by [`crate::net::http::serve`], whose end also ends watches.
+pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
+    let info = backend.info();
+    let api = Api {
+        backend,
+        watches: Arc::new(Semaphore::new(limits.watches_max)),
+        limits: Arc::new(limits),
+        process: telemetry::process_name(&info.role, &info.id),
+    };
+    Router::new()
+        .route("/v1/users/{user}", get(users::get::<B>).head(users::head::<B>))
+        .route("/v1/users:lookup", post(users::lookup::<B>))
+        .route("/v1/connections/{id}", get(connections::get::<B>).merge(later::delete_connection()))
+        .route("/v1/connections", get(connections::list::<B>))
+        .route("/v1/stats", get(gateways::stats::<B>))
+        .route("/v1/gateways", get(gateways::list::<B>))
+        .route("/v1/users/{user}/push", post(push::to_user::<B>))
+        .route("/v1/connections/{id}/push", post(push::to_connection::<B>))
+        .route("/v1/push:batch", post(push::batch::<B>))
+        .route("/v1/watch", get(watch::watch::<B>))
+        .route("/v1/sessions", post(sessions::open::<B>))
+        .route("/v1/sessions/{session}", delete(sessions::end::<B>))
+        .route("/v1/sessions/{session}/renew", put(sessions::renew::<B>))
+        .route("/v1/sessions/{session}/batch", post(sessions::batch::<B>))
+        .route("/v1/cluster", get(process::cluster::<B>))
+        .route("/v1/info", get(process::info::<B>))
+        .route("/livez", get(process::livez))
+        .route("/readyz", get(process::readyz::<B>))
+        .route("/metrics", get(process::metrics::<B>))
+        .merge(later::routes())
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(api.clone(), observe::observe::<B>))
+        .with_state(api)
+}
+
+/// What every handler is given.
+struct Api<B> {
+    backend: Arc<B>,
+    limits: Arc<ApiLimits>,
+    /// Permits for open watches.
+    watches: Arc<Semaphore>,
+    /// Value of the label `process` of its metrics.
+    process: Arc<str>,
+}
+
+impl<B> Clone for Api<B> {
+    fn clone(&self) -> Self {
+        Self {
+            backend: Arc::clone(&self.backend),
+            limits: Arc::clone(&self.limits),
+            watches: Arc::clone(&self.watches),
+            process: Arc::clone(&self.process),
+        }
+    }
+}
+
+impl<B: Backend> Api<B> {
+    /// Asks the directory for a change.
+    async fn ask(&self, request: RequestBody) -> Result<Answer, Error> {
+        match timeout(self.limits.ask_timeout, self.backend.ask(request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(failure)) => Err(Error::of_write(&failure).leader(self.leader_api(&failure).await)),
+            Err(_) => {
+                Err(Error::new(ErrorCode::Timeout, "no answer from the leader in time").applied(Applied::Unknown))
+            }
+        }
+    }
+
+    /// The API address of the leader whom a failure names.
+    async fn leader_api(&self, failure: &Failure) -> Option<String> {
+        let Failure::NotLeader { leader: Some((id, _)) } = failure else { return None };
+        match timeout(self.limits.read_timeout, self.backend.ask(RequestBody::Cluster)).await {
+            Ok(Ok(Answer::Cluster(cluster))) => cluster.members.into_iter().find(|m| m.id == *id).map(|m| m.api),
+            _ => None,
+        }
+    }
+}
+
+/// An answer to another question: two versions that do not understand each other.
+fn unexpected(answer: &Answer) -> Error {
+    tracing::error!(?answer, "the directory answered another question than the one that was asked");
+    Error::new(
+        ErrorCode::Unavailable,
+        "the directory answered another question; its version may differ from this one's",
+    )
+}
+
+async fn no_route(uri: Uri) -> Error {
+    Error::new(ErrorCode::NotFound, format!("there is no route {}", uri.path()))
+}
+
+async fn no_method(method: Method, uri: Uri) -> Error {
+    Error::new(ErrorCode::MethodNotAllowed, format!("{method} is not offered on {}", uri.path()))
+}

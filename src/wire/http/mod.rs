@@ -6,6 +6,9 @@ mod lookup;
 mod push;
 mod sessions;
 
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
 pub use cluster::{Cluster, Gateway, Gateways, Info, Member, ReconnectBackoff};
 pub use error::{Applied, ErrorBody, ErrorCode, ErrorDetail};
 pub use lookup::{ConnectionBody, ConnectionList, Stats, UserBody, UsersBody, UsersQuery};
@@ -14,3 +17,8 @@ pub use sessions::{
     BatchAnswer, BatchBody, DeliverAnswer, DeliverBody, DeliverResult, EndSessionBody, OpAnswer, OpBody,
     OpenSessionBody, RenewAnswer, RenewBody, SessionBody,
 };
+
+/// A field that may be left out and whose `null` is a value like any other.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
+}

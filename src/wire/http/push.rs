@@ -10,7 +10,7 @@ use crate::wire::peer::{Ack, TargetStatus};
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PushBody {
     /// Any JSON; either this or `data_b64`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::present", skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
     /// Base64 of binary data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub struct PushItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// As in [`PushBody`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "super::present", skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
     /// As in [`PushBody`].
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -178,7 +178,7 @@ pub struct DeliverBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
     /// JSON payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::present", skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
     /// Base64 payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,254 @@
+//! Pushes.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::answer::{self, Shows};
+use super::request::{self, Segment};
+use super::{Api, ApiLimits, Backend, Error};
+use crate::chance;
+use crate::directory::limits::is_optional_name;
+use crate::directory::{ConnectionId, Epoch};
+use crate::push::{Order, PushRefused, Pushed, Target};
+use crate::view::View;
+use crate::wire::http::{
+    PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget,
+};
+use crate::wire::peer::{Message, Payload, TargetStatus};
+
+/// Bytes of an `Idempotency-Key`.
+const KEY_BYTES_MAX: usize = 128;
+
+/// Time beyond a push's own for resolving its targets, twice at worst; past it nothing is known.
+const RESOLVE: Duration = Duration::from_secs(5);
+
+/// `POST /v1/users/{user}/push`
+pub(super) async fn to_user<B: Backend>(
+    State(api): State<Api<B>>,
+    user: Segment,
+    request: Request,
+) -> Result<Response, Error> {
+    let user = user.user()?;
+    let id = message_id(request.headers(), &["user", &user])?;
+    let body: PushBody = request::json(request, api.limits.push_bytes_max, &api.limits).await?;
+    push(&api, order(Target::User(user.into()), body, id, &api.limits)?).await
+}
+
+/// `POST /v1/connections/{id}/push`
+pub(super) async fn to_connection<B: Backend>(
+    State(api): State<Api<B>>,
+    connection: Segment,
+    request: Request,
+) -> Result<Response, Error> {
+    let target = connection.connection()?;
+    let if_match = if_match(request.headers())?;
+    let id = message_id(request.headers(), &["connection", connection.text()])?;
+    let body: PushBody = request::json(request, api.limits.push_bytes_max, &api.limits).await?;
+    let target = target.ok_or_else(|| no_such_connection(connection.text(), api.backend.view()))?;
+    let order = order(Target::Connection(target), body, id, &api.limits)?;
+    push(&api, Order { if_match, ..order }).await
+}
+
+/// `POST /v1/push:batch`
+pub(super) async fn batch<B: Backend>(State(api): State<Api<B>>, request: Request) -> Result<Response, Error> {
+    let headers = request.headers().clone();
+    let PushBatch { items } = request::json(request, api.limits.push_batch_bytes_max, &api.limits).await?;
+    if items.len() > api.limits.push_items_max {
+        return Err(Error::too_large(format!("items: {}; at most {} a batch", items.len(), api.limits.push_items_max)));
+    }
+    let mut orders = Vec::with_capacity(items.len());
+    let mut results = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let order = item_order(item, message_id(&headers, &["batch", &index.to_string()])?, &api);
+        results.push(order.map(|order| orders.push(order)));
+    }
+    let ids: Vec<_> = orders.iter().map(|order| Arc::clone(&order.message.id)).collect();
+    let longest = orders.iter().map(|order| order.message.timeout_ms).max().unwrap_or(0);
+    let within = Duration::from_millis(longest.into()) + RESOLVE;
+    let pushed = if orders.is_empty() { Vec::new() } else { within_or_timeout(within, &api, orders).await };
+    let mut pushed = ids.into_iter().zip(pushed);
+    let result = |sent: Result<(), Error>| {
+        let (id, pushed) = sent.map(|()| pushed.next().expect("every order has an answer"))?;
+        Ok::<_, Error>(answer(&id, pushed?))
+    };
+    let results = results
+        .into_iter()
+        .map(result)
+        .map(|result| match result {
+            Ok(answer) => PushResult::Done(answer),
+            Err(error) => PushResult::Failed(error.into_body()),
+        })
+        .collect();
+    Ok(answer::json(StatusCode::OK, &PushBatchAnswer { results }))
+}
+
+async fn within_or_timeout<B: Backend>(
+    within: Duration,
+    api: &Api<B>,
+    orders: Vec<Order>,
+) -> Vec<Result<Pushed, PushRefused>> {
+    let count = orders.len();
+    let pushed = timeout(within, api.backend.push_many(orders)).await;
+    pushed.unwrap_or_else(|_| vec![Err(PushRefused::Timeout); count])
+}
+
+async fn push<B: Backend>(api: &Api<B>, order: Order) -> Result<Response, Error> {
+    let id = Arc::clone(&order.message.id);
+    let within = Duration::from_millis(order.message.timeout_ms.into()) + RESOLVE;
+    let pushed = timeout(within, api.backend.push(order)).await.unwrap_or(Err(PushRefused::Timeout))?;
+    let answer = answer(&id, pushed);
+    Ok(Shows::revision(answer.revision).json(StatusCode::OK, &answer))
+}
+
+fn answer(id: &str, pushed: Pushed) -> PushAnswer {
+    let reached = |status| matches!(status, TargetStatus::Acked | TargetStatus::Written);
+    let delivered = pushed.results.iter().filter(|result| reached(result.status)).count();
+    let failed = pushed.results.len() - delivered;
+    // Without any target nothing was reached: whoever falls back on another way to the user has to learn that.
+    let outcome = match (delivered, failed) {
+        (0, _) => PushOutcome::Failed,
+        (_, 0) => PushOutcome::Delivered,
+        _ => PushOutcome::Partial,
+    };
+    let target = |result: crate::push::TargetResult| PushTarget {
+        connection: result.id.to_string(),
+        gateway: result.gateway.to_string(),
+        epoch: result.id.epoch,
+        status: result.status,
+    };
+    PushAnswer {
+        id: id.to_owned(),
+        outcome,
+        delivered: delivered as u64,
+        failed: failed as u64,
+        revision: pushed.revision,
+        results: pushed.results.into_iter().map(target).collect(),
+    }
+}
+
+fn item_order<B: Backend>(item: PushItem, id: Arc<str>, api: &Api<B>) -> Result<Order, Error> {
+    let target = match (item.user, item.connection, item.topic) {
+        (Some(user), None, None) => Target::User(request::user(user)?.into()),
+        (None, Some(text), None) => match request::connection(&text)? {
+            Some(connection) => Target::Connection(connection),
+            None => return Err(no_such_connection(&text, api.backend.view())),
+        },
+        (None, None, Some(_)) => return Err(Error::not_offered("A push to a topic")),
+        _ => return Err(Error::bad_request("an item names exactly one of user, connection and topic")),
+    };
+    let data_bytes =
+        item.data.as_ref().map_or(0, |data| data.get().len()) + item.data_b64.as_ref().map_or(0, String::len);
+    if data_bytes > api.limits.push_bytes_max {
+        return Err(Error::too_large(format!("data: more than {} bytes", api.limits.push_bytes_max)));
+    }
+    let body = PushBody {
+        data: item.data,
+        data_b64: item.data_b64,
+        event: item.event,
+        ack: item.ack,
+        timeout_ms: item.timeout_ms,
+        devices: item.devices,
+        except: item.except,
+        ttl_ms: item.ttl_ms,
+        rate_per_s: item.rate_per_s,
+    };
+    order(target, body, id, &api.limits)
+}
+
+/// What `body` asks for.
+fn order(target: Target, body: PushBody, id: Arc<str>, limits: &ApiLimits) -> Result<Order, Error> {
+    if body.ttl_ms != 0 {
+        return Err(Error::not_offered("ttl_ms: keeping a push for later"));
+    }
+    if body.rate_per_s != 0 {
+        return Err(Error::not_offered("rate_per_s: spreading a push"));
+    }
+    let timeout_max = limits.timeout_max.as_millis();
+    let timeout_ms = body.timeout_ms.map_or(limits.push_timeout.as_millis(), u128::from);
+    if timeout_ms == 0 || timeout_ms > timeout_max {
+        return Err(Error::bad_request(format!("timeout_ms: 1 to {timeout_max}")));
+    }
+    if body.event.as_ref().is_some_and(|event| !is_optional_name(event)) {
+        return Err(Error::bad_request("event: at most 128 bytes of text without control characters"));
+    }
+    if !body.devices.iter().all(|device| is_optional_name(device)) {
+        return Err(Error::bad_request("devices: each at most 128 bytes of text without control characters"));
+    }
+    let message = Message {
+        id,
+        topic: None,
+        event: body.event.map(Arc::from),
+        data: payload(body.data, body.data_b64)?,
+        ack: body.ack,
+        timeout_ms: u32::try_from(timeout_ms).expect("checked against the longest timeout"),
+    };
+    Ok(Order {
+        target,
+        message: Arc::new(message),
+        devices: body.devices.into_iter().map(Arc::from).collect(),
+        except: except(&body.except)?,
+        if_match: None,
+    })
+}
+
+fn payload(data: Option<Box<serde_json::value::RawValue>>, data_b64: Option<String>) -> Result<Payload, Error> {
+    match (data, data_b64) {
+        (Some(json), None) => Ok(Payload::Json(Bytes::from(String::from(Box::<str>::from(json))))),
+        (None, Some(text)) if STANDARD.decode(&text).is_ok() => Ok(Payload::Base64(text.into())),
+        (None, Some(_)) => Err(Error::bad_request("data_b64: not base64 of the standard alphabet with padding")),
+        _ => Err(Error::bad_request("exactly one of data and data_b64 is needed")),
+    }
+}
+
+fn except(ids: &[String]) -> Result<Vec<ConnectionId>, Error> {
+    let id = |text: &String| {
+        request::connection(text)?.ok_or_else(|| Error::bad_request(format!("except: {text:?} is not a connection id")))
+    };
+    ids.iter().map(id).collect()
+}
+
+/// A text that can't be an id was never one of a connection, at any revision.
+fn no_such_connection(text: &str, view: &impl View) -> Error {
+    Error::offline(format!("there is no connection {text}"), view.revision())
+}
+
+/// `If-Match: "<epoch>"`; `*` matches any.
+fn if_match(headers: &HeaderMap) -> Result<Option<Epoch>, Error> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    digits.parse().map(Some).map_err(|_| Error::bad_request("If-Match: the epoch of the connection in quotes"))
+}
+
+/// A fresh id, or with an `Idempotency-Key` always the same for the same key and target: the receiving gateway
+/// knows by it what it has written already.
+fn message_id(headers: &HeaderMap, target: &[&str]) -> Result<Arc<str>, Error> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(format!("m-{}", chance::nonce()).into()) };
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(Error::bad_request(format!("Idempotency-Key: 1 to {KEY_BYTES_MAX} bytes")));
+    }
+    let mut hash = Sha256::new();
+    for part in target.iter().map(|part| part.as_bytes()).chain([key.as_bytes()]) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let id = digest[..16].iter().fold(String::from("m-"), |mut id, byte| {
+        write!(id, "{byte:02x}").expect("writing to a string can't fail");
+        id
+    });
+    Ok(id.into())
+}

@@ -1,0 +1,100 @@
+//! Reads: how fresh an answer has to be, and what it shows.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::answer::Shows;
+use super::request::Query;
+use super::{ApiLimits, Error};
+use crate::directory::Revision;
+use crate::view::{At, Stale, View};
+use crate::wire::http::ErrorCode;
+
+/// How fresh an answer has to be.
+#[derive(Debug, Clone)]
+pub(super) struct Freshness {
+    cached: bool,
+    max_stale: Option<Duration>,
+    min_revision: Option<Revision>,
+    /// What the caller told.
+    asked: Option<Duration>,
+    within: Duration,
+}
+
+impl Freshness {
+    /// What the query knobs of every read ask for.
+    pub(super) fn from_query(query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
+        let cached = match query.text("consistency") {
+            None | Some("linearizable") => false,
+            Some("cached") => true,
+            Some(other) => {
+                return Err(Error::bad_request(format!("consistency: {other:?} is neither linearizable nor cached")));
+            }
+        };
+        let asked = query.millis("timeout_ms")?;
+        if asked.is_some_and(|asked| asked.is_zero() || asked > limits.timeout_max) {
+            let message = format!("timeout_ms: 1 to {}", limits.timeout_max.as_millis());
+            return Err(Error::bad_request(message));
+        }
+        Ok(Self {
+            cached,
+            max_stale: query.millis("max_stale_ms")?,
+            min_revision: query.parsed("min_revision")?,
+            asked,
+            within: asked.unwrap_or(limits.read_timeout),
+        })
+    }
+
+    /// Looks once the view is fresh enough. What `look` reads in one call is exactly the state that the answer names.
+    pub(super) async fn read<V: View, T>(
+        &self,
+        view: &V,
+        look: impl FnOnce(&V) -> At<T>,
+    ) -> Result<(T, Revision, Shows), Error> {
+        if !self.cached {
+            self.linearize(view).await?;
+        }
+        if let Some(revision) = self.min_revision.filter(|revision| view.revision() < *revision) {
+            self.reach(view, revision).await?;
+        }
+        let At { value, revision } = look(view);
+        if !self.cached {
+            return Ok((value, revision, Shows::revision(revision)));
+        }
+        // Taken after the look: what was read can only be younger than this says.
+        let staleness = view.staleness();
+        self.refuse_stale(staleness)?;
+        Ok((value, revision, Shows { revision: Some(revision), staleness }))
+    }
+
+    async fn linearize(&self, view: &impl View) -> Result<(), Error> {
+        match timeout(self.within, view.linearize()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(stale)) => Err(stale.into()),
+            Err(_) if self.asked.is_none() => Err(Stale::Timeout.into()),
+            Err(_) => Err(Error::new(ErrorCode::Timeout, Stale::Timeout.to_string())),
+        }
+    }
+
+    async fn reach(&self, view: &impl View, revision: Revision) -> Result<(), Error> {
+        view.reach(revision, self.within).await.map_err(|stale| match stale {
+            Stale::NoQuorum => stale.into(),
+            Stale::Timeout => {
+                let message =
+                    format!("revision {revision} was not reached in time; this process is at {}", view.revision());
+                Error::new(ErrorCode::Timeout, message)
+            }
+        })
+    }
+
+    fn refuse_stale(&self, staleness: Option<Duration>) -> Result<(), Error> {
+        let Some(max) = self.max_stale else { return Ok(()) };
+        let message = match staleness {
+            Some(staleness) if staleness <= max => return Ok(()),
+            Some(staleness) => format!("what is cached may be {} ms old", staleness.as_millis()),
+            None => String::from("what is cached may be of any age"),
+        };
+        Err(Error::new(ErrorCode::Unavailable, message))
+    }
+}

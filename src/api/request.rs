@@ -1,0 +1,178 @@
+//! Parts of requests: names in paths, queries, bodies.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use super::{ApiLimits, Error};
+use crate::directory::limits::{NAME_BYTES_MAX, is_name};
+use crate::directory::{ConnectionId, Epoch};
+use crate::wire::http::ErrorCode;
+
+/// What is read and thrown away of a body that is too large, in multiples of its limit: a client that is cut off while
+/// it sends would not see the answer.
+const DRAIN_FACTOR: usize = 16;
+
+/// The one parameter of a path, percent-decoded.
+#[derive(Debug)]
+pub(super) struct Segment(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let segment: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        match segment {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(rejection) => Err(Error::bad_request(format!("path: {}", rejection.body_text()))),
+        }
+    }
+}
+
+impl Segment {
+    /// As a user.
+    pub(super) fn user(self) -> Result<String, Error> {
+        user(self.0)
+    }
+
+    /// As a connection id. These are opaque to callers, so one of another form is not malformed: it names none (`None`).
+    pub(super) fn connection(&self) -> Result<Option<ConnectionId>, Error> {
+        connection(&self.0)
+    }
+
+    /// As a session id, likewise.
+    pub(super) fn session(&self) -> Option<Epoch> {
+        let digits = self.0.strip_prefix("s-")?;
+        let canonical = digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
+        if canonical { digits.parse().ok() } else { None }
+    }
+
+    /// As it is.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A user's name, if it is one.
+pub(super) fn user(text: String) -> Result<String, Error> {
+    if is_name(&text) {
+        Ok(text)
+    } else {
+        Err(Error::bad_request("user: 1 to 128 bytes of text without control characters"))
+    }
+}
+
+/// A connection id, `None` if it names none.
+pub(super) fn connection(text: &str) -> Result<Option<ConnectionId>, Error> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(Error::bad_request("connection: an id has at most 128 bytes"));
+    }
+    Ok(text.parse().ok())
+}
+
+/// The query of a request. Names that nobody knows are ignored, values that can't be meant are refused.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let query: Result<axum::extract::Query<Vec<(String, String)>>, QueryRejection> =
+            axum::extract::Query::from_request_parts(parts, state).await;
+        match query {
+            Ok(axum::extract::Query(pairs)) => Ok(Self(pairs)),
+            Err(rejection) => Err(Error::bad_request(format!("query: {}", rejection.body_text()))),
+        }
+    }
+}
+
+impl Query {
+    /// The value of `name`, unless it is absent or empty.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, value)| n == name && !value.is_empty()).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of `name`, parsed.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Error> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|error| Error::bad_request(format!("{name}: {text:?} can't be used: {error}")))
+    }
+
+    /// The duration that `name` tells in milliseconds.
+    pub(super) fn millis(&self, name: &str) -> Result<Option<Duration>, Error> {
+        Ok(self.parsed(name)?.map(Duration::from_millis))
+    }
+}
+
+/// Reads a body of at most `bytes_max` bytes.
+pub(super) async fn bytes(request: Request, bytes_max: usize, limits: &ApiLimits) -> Result<Bytes, Error> {
+    let mut body = request.into_body();
+    let deadline = Instant::now() + limits.body_timeout;
+    let mut read = BytesMut::new();
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(drain(body, bytes_max, deadline).await);
+    }
+    loop {
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(Error::bad_request(format!("the body broke off: {error}"))),
+            Ok(None) => return Ok(read.freeze()),
+            Err(_) => {
+                let late = Error::new(ErrorCode::Timeout, "the body did not arrive in time");
+                return Err(late.status(StatusCode::REQUEST_TIMEOUT));
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if read.len() + data.len() > bytes_max {
+            return Err(drain(body, bytes_max, deadline).await);
+        }
+        if read.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        read.extend_from_slice(&data);
+    }
+}
+
+async fn drain(mut body: Body, bytes_max: usize, deadline: Instant) -> Error {
+    let mut left = bytes_max.saturating_mul(DRAIN_FACTOR);
+    while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            break;
+        }
+    }
+    Error::too_large(format!("the body is larger than {bytes_max} bytes"))
+}
+
+/// Reads a body as JSON, whatever its type claims to be.
+pub(super) async fn json<T: DeserializeOwned>(
+    request: Request,
+    bytes_max: usize,
+    limits: &ApiLimits,
+) -> Result<T, Error> {
+    parse(&bytes(request, bytes_max, limits).await?)
+}
+
+/// As [`json`], for a body that may be left out.
+pub(super) async fn json_or_default<T: DeserializeOwned + Default>(
+    request: Request,
+    limits: &ApiLimits,
+) -> Result<T, Error> {
+    let body = bytes(request, limits.body_bytes_max, limits).await?;
+    if body.is_empty() { Ok(T::default()) } else { parse(&body) }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| Error::bad_request(format!("body: {error}")))
+}

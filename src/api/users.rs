@@ -1,0 +1,81 @@
+//! Where users are.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use super::connections;
+use super::read::Freshness;
+use super::request::{self, Query, Segment};
+use super::{Api, Backend, Error};
+use crate::directory::Revision;
+use crate::view::{At, Found, View};
+use crate::wire::http::{UserBody, UsersBody, UsersQuery};
+
+/// `GET /v1/users/{user}`
+pub(super) async fn get<B: Backend>(State(api): State<Api<B>>, user: Segment, query: Query) -> Result<Response, Error> {
+    let user = user.user()?;
+    let fresh = Freshness::from_query(&query, &api.limits)?;
+    let (found, revision, shows) = fresh.read(api.backend.view(), |view| view.user(&user)).await?;
+    Ok(shows.json(StatusCode::OK, &body(user, &found, revision)))
+}
+
+/// `HEAD /v1/users/{user}`
+pub(super) async fn head<B: Backend>(
+    State(api): State<Api<B>>,
+    user: Segment,
+    query: Query,
+) -> Result<Response, Error> {
+    let user = user.user()?;
+    let fresh = Freshness::from_query(&query, &api.limits)?;
+    let (found, _, shows) = fresh.read(api.backend.view(), |view| view.user(&user)).await?;
+    let status = if found.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    Ok(shows.onto(status.into_response()))
+}
+
+/// `POST /v1/users:lookup`
+pub(super) async fn lookup<B: Backend>(
+    State(api): State<Api<B>>,
+    query: Query,
+    request: Request,
+) -> Result<Response, Error> {
+    let fresh = Freshness::from_query(&query, &api.limits)?;
+    let UsersQuery { users } = request::json(request, api.limits.lookup_bytes_max, &api.limits).await?;
+    if users.len() > api.limits.lookup_users_max {
+        return Err(Error::too_large(format!(
+            "users: {}; at most {} a lookup",
+            users.len(),
+            api.limits.lookup_users_max
+        )));
+    }
+    let users = users.into_iter().map(request::user).collect::<Result<Vec<_>, _>>()?;
+    let (users, revision, shows) = fresh.read(api.backend.view(), |view| look_all(view, users)).await?;
+    Ok(shows.json(StatusCode::OK, &UsersBody { users, revision }))
+}
+
+/// Every user carries the revision of its own read; the revision of the whole is the oldest of them, which all of them
+/// show at least.
+fn look_all(view: &impl View, users: Vec<String>) -> At<BTreeMap<String, UserBody>> {
+    let now = view.revision();
+    let bodies: BTreeMap<_, _> = users
+        .into_iter()
+        .map(|user| {
+            let At { value, revision } = view.user(&user);
+            (user.clone(), body(user, &value, revision))
+        })
+        .collect();
+    let oldest = bodies.values().filter_map(|body| body.revision).min();
+    At { value: bodies, revision: oldest.unwrap_or(now) }
+}
+
+fn body(user: String, found: &[Found], revision: Revision) -> UserBody {
+    UserBody {
+        user,
+        online: !found.is_empty(),
+        connections: found.iter().map(connections::body).collect(),
+        last_seen: None,
+        revision: Some(revision),
+    }
+}
