@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::control::Control;
 use super::watch::WatchStream;
 use crate::chance;
 use crate::directory::Batch;
-use crate::wire::peer::{Answer, Failure, Hello, Purpose, RequestBody, WatchFrom};
+use crate::peer::{Broken, Calls};
+use crate::wire::peer::{Answer, Failure, Hello, Purpose, Request, RequestBody, Response, WatchFrom};
+
+type Control = Calls<Response>;
 
 /// Longest wait for one answer. Longer than an election, so that a request that waits for a new leader's first commit is
 /// not given up.
@@ -102,10 +104,13 @@ impl Directory {
                 Some(open) if open.is_open() => Arc::clone(open),
                 _ => Arc::clone(slot.insert(self.connect().await?)),
             };
-            let sent = control.send(body).await?;
+            let sent = control.send(|id| Request { id, body }).await;
             (control, sent)
         };
-        let result = control.answer(sent, self.answer_timeout).await;
+        let result = match control.answer(sent, self.answer_timeout).await {
+            Ok(response) => response.result,
+            Err(Broken) => Err(Failure::Unknown),
+        };
         match &result {
             Ok(Answer::Cluster(cluster)) => self.learn(cluster.members.iter().map(|m| m.peer.clone()).collect()),
             Err(Failure::NotLeader { leader }) => self.turn_away(&control, leader.as_ref().map(|l| l.1.clone())).await,

@@ -3,7 +3,6 @@
 //! - [`Directory`] finds and follows the leader, and asks it
 //! - [`WatchStream`] shows every change, from any node
 
-mod control;
 mod directory;
 mod watch;
 
