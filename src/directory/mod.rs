@@ -20,6 +20,7 @@ mod outcome;
 mod pages;
 mod read;
 mod sessions;
+mod snapshot;
 mod state;
 mod users;
 
@@ -30,4 +31,5 @@ pub use outcome::{
     SessionEnd,
 };
 pub use read::{EndedSession, Gateway, LiveConnection, LiveSession, Stats};
+pub use snapshot::SnapshotError;
 pub use state::Directory;

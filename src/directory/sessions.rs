@@ -33,7 +33,7 @@ pub(super) struct Ended {
 
 /// The process that opened the latest session under a gateway's name. Outlives the session, to recognise late copies of
 /// its requests.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Incumbent {
     pub(super) nonce: Arc<str>,
     pub(super) attempt: u64,
@@ -53,6 +53,11 @@ impl Window {
     /// Number of the latest batch; 0 before the first.
     pub(super) fn last(&self) -> u64 {
         self.last
+    }
+
+    /// The outcomes that are held, oldest first.
+    pub(super) fn done(&self) -> impl Iterator<Item = &BatchDone> {
+        self.done.iter()
     }
 
     /// The answer to a batch that is not the next one, `None` if it is.
@@ -75,6 +80,16 @@ impl Window {
         }
         self.done.push_back(done);
         self.last += 1;
+    }
+
+    /// A window whose latest batch has this number, before [`Self::restore`] gave it the outcomes.
+    pub(super) fn ending_at(last: u64) -> Self {
+        Self { last, done: VecDeque::new() }
+    }
+
+    /// Gives back the outcomes that it held, oldest first.
+    pub(super) fn restore(&mut self, done: BatchDone) {
+        self.done.push_back(done);
     }
 
     /// Whether it can have come about by applying batches.

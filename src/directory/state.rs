@@ -305,4 +305,23 @@ mod tests {
             .collect();
         assert_eq!(told, [vec![(1, false), (2, true), (3, false), (4, true)], vec![(1, true), (2, true)]]);
     }
+
+    #[test]
+    fn a_snapshot_gives_the_same_state_and_the_same_bytes() {
+        let mut directory = Directory::new();
+        apply(&mut directory, vec![open("gw-1")]);
+        apply(&mut directory, vec![open("gw-2")]);
+        batch(&mut directory, 1, (1..=5000).map(|n| register(n, &format!("user-{n}"))).collect());
+        batch(&mut directory, 2, (1..=9).map(|n| register(n * 1000, &format!("user-{n}"))).collect());
+        apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Closed }]);
+        let mut bytes = Vec::new();
+        directory.write_to(&mut bytes).unwrap();
+        let mut read = Directory::read_from(&mut bytes.as_slice()).unwrap();
+        read.check_invariants().unwrap();
+        assert_eq!(read.digest(), directory.digest());
+        assert_eq!((read.stats(), read.revision()), (directory.stats(), directory.revision()));
+        let reclaim = || vec![Command::Reclaim { epoch: 1, limit: 4000 }];
+        assert_eq!(apply(&mut read, reclaim()).outcomes, apply(&mut directory, reclaim()).outcomes);
+        assert_eq!(read.digest(), directory.digest());
+    }
 }
