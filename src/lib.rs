@@ -2,9 +2,11 @@
 
 pub mod api;
 pub mod chance;
+pub mod client;
 pub mod clock;
 pub mod directory;
 pub mod net;
+pub mod peer;
 pub mod push;
 pub mod telemetry;
 pub mod view;

@@ -105,10 +105,12 @@ pub enum Op {
     },
 }
 
-/// A connection begins. Repeating it word for word is answered as the first time was, as long as the connection lives.
+/// A connection begins. Repeating it word for word is answered as the first time was, as long as the connection lives;
+/// of the words, the policy is not remembered, nor the metadata once it was replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
-    /// Above every serial that the session has registered before.
+    /// Above every serial that the session has asked for before, whether it was granted or not: so a late copy of a
+    /// refused request can't bring a connection into being after its client has left.
     pub serial: Serial,
     /// Who it is; 1 to 128 bytes without control characters.
     pub user: Arc<str>,

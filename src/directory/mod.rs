@@ -2,14 +2,34 @@
 //!
 //! Commands go in, outcomes and events come out. There is no I/O here, no clock, no async and no lock; equal commands in
 //! equal order give equal states, byte for byte, on every node.
+//!
+//! Public: [`Directory`], the commands that it takes, the outcomes and events that it gives, and its views for readers.
+//! What holds between any two entries, and [`Directory::check_invariants`] checks:
+//! - a connection is held in the pages and, by its user, in the index, or in neither;
+//! - it is live if and only if its session is; the connections of an ended session are held until they are reclaimed, and
+//!   no reader, outcome or event can tell that they are;
+//! - the counts say what is there.
 
+mod batch;
 mod command;
 mod ids;
+mod interner;
+mod invariants;
 pub mod limits;
 mod outcome;
+mod pages;
+mod read;
+mod sessions;
+mod snapshot;
+mod state;
+mod users;
 
 pub use command::{Batch, Command, Entry, GatewayAddresses, Op, OpenSession, Policy, Reason, Register};
 pub use ids::{ConnectionId, Epoch, NotAConnectionId, Revision, Serial};
 pub use outcome::{
     Applied, BatchDone, BatchRefused, Connection, Event, Invalid, OpOutcome, OpRefused, OpenRefused, Outcome, Session,
+    SessionEnd,
 };
+pub use read::{EndedSession, Gateway, LiveConnection, LiveSession, Stats};
+pub use snapshot::SnapshotError;
+pub use state::Directory;

@@ -6,14 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{GatewayAddresses, Reason};
 use super::ids::{ConnectionId, Epoch, Revision};
+use super::state::Directory;
 
 /// What applying one entry gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Applied {
     /// One outcome per command, in order.
     pub outcomes: Vec<Outcome>,
     /// What changed, in order; the position is the `n` of the mark `(revision, n)`.
     pub events: Vec<Event>,
+    /// One per [`Event::SessionEnded`], in order.
+    pub ends: Vec<SessionEnd>,
+}
+
+/// A session that an entry ended, with what it takes to list its connections one by one.
+///
+/// Whoever keeps it keeps the memory of the state at that moment; drop it as soon as the list is made.
+#[derive(Debug, Clone)]
+pub struct SessionEnd {
+    /// Position of the [`Event::SessionEnded`] in the events of the entry.
+    pub n: usize,
+    /// The session.
+    pub epoch: Epoch,
+    /// The directory as it was right after this event, before the rest of the entry; see [`Directory::closed_by`].
+    pub frozen: Directory,
 }
 
 /// What became of one command.

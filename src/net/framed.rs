@@ -44,6 +44,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { from, buffer: BytesMut::new(), frame_bytes_max }
     }
 
+    /// Changes the limit: a stranger gets a small one.
+    pub fn set_limit(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
     /// The next frame; `None` when the other side has closed the stream between two frames. Cancel-safe.
     pub async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::directory::{ConnectionId, Epoch, Revision};
+use crate::view::Found;
 use crate::wire::peer::{Message, TargetStatus};
 
 /// What a caller wants pushed.
@@ -20,8 +21,34 @@ pub struct Order {
     pub if_match: Option<Epoch>,
 }
 
+impl Order {
+    /// Those of the resolved connections that are meant.
+    pub(super) fn select(&self, resolved: &[Found]) -> Vec<Found> {
+        if self.other_epoch(resolved).is_some() {
+            return Vec::new();
+        }
+        let meant = resolved.iter().filter(|found| self.means_device(found) && !self.except.contains(&found.id));
+        meant.cloned().collect()
+    }
+
+    /// The epoch of the connection, if the order asks for another one.
+    pub(super) fn other_epoch(&self, resolved: &[Found]) -> Option<Epoch> {
+        let wanted = self.if_match?;
+        resolved.iter().map(|found| found.id.epoch).find(|epoch| *epoch != wanted)
+    }
+
+    /// Whether none of the wanted devices is there. A connection that was excepted is there all the same.
+    pub(super) fn is_offline(&self, resolved: &[Found]) -> bool {
+        !resolved.iter().any(|found| self.means_device(found))
+    }
+
+    fn means_device(&self, found: &Found) -> bool {
+        self.devices.is_empty() || self.devices.contains(&found.connection.device)
+    }
+}
+
 /// To whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// Every connection of a user.
     User(Arc<str>),
@@ -34,7 +61,7 @@ pub enum Target {
 pub struct Pushed {
     /// Revision at which the targets were resolved.
     pub revision: Revision,
-    /// One per target. Empty when `devices` and `except` left no target of a user who is online.
+    /// One per target. Empty when `except` left no target of a user who is online.
     pub results: Vec<TargetResult>,
 }
 

@@ -1,37 +1,264 @@
-//! From a target to its gateways, by the resolve rule.
+//! From a target to its gateways, by the resolve rule: use what is known; on a miss, or where a gateway says gone or
+//! fenced, or can't be reached, read once linearizably, retry once, then answer.
+//!
+//! *Order.* Pushes that are given together and have one target are resolved together, sent in order, and retried in order
+//! after all first attempts have answered. So a later one can't overtake an earlier one that has to be resolved again:
+//! both went to the same connections, and both find them gone.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use super::{Order, PushRefused, Pushed};
-use crate::view::View;
-use crate::wire::peer::{Deliver, TargetStatus};
+use futures_util::future::{BoxFuture, join_all};
+
+use super::deliver_url;
+use super::links::Links;
+use super::{Order, PushRefused, Pushed, Target, TargetResult};
+use crate::directory::{ConnectionId, Epoch, GatewayAddresses, Revision};
+use crate::net::http::Client;
+use crate::view::{At, Found, Stale, View};
+use crate::wire::peer::{Deliver, Message, TargetStatus};
 
 /// Where this process delivers to itself. Two implementors: a gateway's own sockets, and a directory node, which has none.
 pub trait Local: Send + Sync + 'static {
-    /// Name of the gateway that this is, if it is one.
-    fn gateway(&self) -> Option<&str>;
+    /// The session of the gateway that this is, if it is one and has one.
+    fn epoch(&self) -> Option<Epoch>;
 
-    /// Delivers to sockets of this process; one status per target, in order.
+    /// Delivers to sockets of this process; one status per target, in order. Messages enter the outboxes in the order in
+    /// which these calls are first polled.
     fn deliver(&self, delivery: Deliver) -> impl Future<Output = Vec<TargetStatus>> + Send;
 }
 
 /// Resolves targets in a view and sends one message per gateway.
+#[derive(Debug)]
 pub struct Router<V, L> {
     view: Arc<V>,
     local: Arc<L>,
+    links: Links,
+    http: Client,
 }
 
+/// A target in one attempt: where it is, and what became of it. No status: nothing is known.
+pub(super) type Tried = (Found, Option<TargetStatus>);
+
 impl<V: View, L: Local> Router<V, L> {
-    /// Pushes, and answers when every target has answered or the message's time is over.
-    pub async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {
-        let _ = (&self.view, &self.local, order);
-        std::future::pending().await
+    /// Reads `view`, delivers to `local` sockets directly, to gateways over `links`, to those of one's own by `http`.
+    pub fn new(view: Arc<V>, local: Arc<L>, links: Links, http: Client) -> Self {
+        Self { view, local, links, http }
     }
 
-    /// Pushes in order; one answer per order. Those to one connection arrive in this order.
-    pub async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
-        let _ = orders;
-        std::future::pending().await
+    /// Pushes, and answers when every target has answered or the message's time is over.
+    ///
+    /// # Errors
+    /// When nothing was pushed, see [`PushRefused`].
+    pub async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {
+        self.push_together(vec![order]).await.pop().expect("there is one answer per order")
     }
+
+    /// Pushes in order; one answer per order. Those with one target arrive in this order.
+    pub async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
+        let mut groups: BTreeMap<Target, (Vec<usize>, Vec<Order>)> = BTreeMap::new();
+        for (position, order) in orders.into_iter().enumerate() {
+            let group = groups.entry(order.target.clone()).or_default();
+            group.0.push(position);
+            group.1.push(order);
+        }
+        let pushed = groups.into_values().map(|(positions, orders)| async move {
+            positions.into_iter().zip(self.push_together(orders).await).collect::<Vec<_>>()
+        });
+        let mut answers: Vec<_> = join_all(pushed).await.into_iter().flatten().collect();
+        answers.sort_unstable_by_key(|(position, _)| *position);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    /// Pushes with one target.
+    async fn push_together(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
+        let at = self.resolve(&orders[0].target);
+        let first = self.attempt(&at, orders.iter().map(|order| (order, order.select(&at.value)))).await;
+        if first.iter().all(|tried| is_settled(tried)) {
+            let answers = orders.iter().zip(first);
+            return answers.map(|(order, tried)| conclude(order, &at, tried)).collect();
+        }
+        self.retry(&orders, &at, first).await
+    }
+
+    /// Reads linearizably and sends again to whom it has not reached.
+    async fn retry(
+        &self,
+        orders: &[Order],
+        before: &At<Vec<Found>>,
+        first: Vec<Vec<Tried>>,
+    ) -> Vec<Result<Pushed, PushRefused>> {
+        metrics::counter!("switchboard_push_reresolve_total", "reason" => reason(&first)).increment(1);
+        if let Err(stale) = self.view.linearize().await {
+            let answers = orders.iter().zip(first);
+            return answers.map(|(order, tried)| conclude_unconfirmed(order, before, tried, stale)).collect();
+        }
+        let at = self.resolve(&orders[0].target);
+        let again = orders.iter().zip(&first).map(|(order, tried)| {
+            let settled = |id: ConnectionId| tried.iter().any(|(found, status)| found.id == id && !wants_retry(*status));
+            (order, order.select(&at.value).into_iter().filter(|found| !settled(found.id)).collect())
+        });
+        let second = self.attempt(&at, again).await;
+        let answers = orders.iter().zip(first.into_iter().zip(second));
+        answers
+            .map(|(order, (first, second))| {
+                // What was not reached at first and is no longer there by now was not a target.
+                let mut tried: Vec<Tried> = first.into_iter().filter(|(_, status)| !wants_retry(*status)).collect();
+                tried.extend(second);
+                conclude(order, &at, tried)
+            })
+            .collect()
+    }
+
+    fn resolve(&self, target: &Target) -> At<Vec<Found>> {
+        match target {
+            Target::User(user) => self.view.user(user),
+            Target::Connection(id) => {
+                let At { value, revision } = self.view.connection(*id);
+                At { value: value.into_iter().collect(), revision }
+            }
+        }
+    }
+
+    /// Sends each message to its targets, one copy per gateway, in order; then waits for all answers.
+    async fn attempt<'o>(
+        &self,
+        at: &At<Vec<Found>>,
+        orders: impl Iterator<Item = (&'o Order, Vec<Found>)>,
+    ) -> Vec<Vec<Tried>> {
+        let mut waiting = Vec::new();
+        for (order, targets) in orders {
+            let mut of_order = Vec::new();
+            for group in by_gateway(targets) {
+                of_order.push(self.start(&order.message, at.revision, group).await);
+            }
+            waiting.push(of_order);
+        }
+        let answers = waiting.into_iter().map(|of_order| async { join_all(of_order).await.into_iter().flatten().collect() });
+        join_all(answers).await
+    }
+
+    /// Sends one message to one gateway; the future that comes back has its answer. It is on its way when this returns.
+    async fn start(&self, message: &Arc<Message>, resolved: Revision, group: Vec<Found>) -> BoxFuture<'_, Vec<Tried>> {
+        let session = Arc::clone(&group[0].session);
+        let targets: Vec<ConnectionId> = group.iter().map(|found| found.id).collect();
+        let here = self.local.epoch() == Some(targets[0].epoch);
+        let delivery = Deliver { id: 0, message: Arc::clone(message), targets, resolved };
+        if here {
+            let mut statuses = Box::pin(self.local.deliver(delivery));
+            // Polled once now, so that the message is in the outboxes before the next one.
+            let now = futures_util::poll!(&mut statuses);
+            return Box::pin(async move {
+                let statuses = match now {
+                    std::task::Poll::Ready(statuses) => statuses,
+                    std::task::Poll::Pending => statuses.await,
+                };
+                group.into_iter().zip(statuses.into_iter().map(Some)).collect()
+            });
+        }
+        match reach(&session.addresses) {
+            Reach::Peer(address) => match self.links.send(address, delivery).await {
+                Some(sent) => Box::pin(async move { known_or_not(group, sent.statuses().await) }),
+                None => Box::pin(async move { unreachable(group) }),
+            },
+            Reach::Url(url) => {
+                let url = Arc::clone(url);
+                Box::pin(async move { deliver_url::deliver(&self.http, &url, delivery, group).await })
+            }
+            Reach::Nowhere => Box::pin(async move { unreachable(group) }),
+        }
+    }
+}
+
+/// How a gateway is reached.
+enum Reach<'a> {
+    Peer(&'a Arc<str>),
+    Url(&'a Arc<str>),
+    Nowhere,
+}
+
+fn reach(addresses: &GatewayAddresses) -> Reach<'_> {
+    match (&addresses.peer, &addresses.deliver_url) {
+        (Some(peer), _) => Reach::Peer(peer),
+        (None, Some(url)) => Reach::Url(url),
+        (None, None) => Reach::Nowhere,
+    }
+}
+
+/// Targets of one session each. The order of the sessions does not matter, that of the targets stays.
+fn by_gateway(targets: Vec<Found>) -> impl Iterator<Item = Vec<Found>> {
+    let mut groups: BTreeMap<Epoch, Vec<Found>> = BTreeMap::new();
+    for found in targets {
+        groups.entry(found.id.epoch).or_default().push(found);
+    }
+    groups.into_values()
+}
+
+pub(super) fn unreachable(group: Vec<Found>) -> Vec<Tried> {
+    group.into_iter().map(|found| (found, Some(TargetStatus::Unreachable))).collect()
+}
+
+fn known_or_not(group: Vec<Found>, statuses: Option<Vec<TargetStatus>>) -> Vec<Tried> {
+    match statuses {
+        Some(statuses) => group.into_iter().zip(statuses.into_iter().map(Some)).collect(),
+        None => group.into_iter().map(|found| (found, None)).collect(),
+    }
+}
+
+/// Nothing was written, and a newer resolution may find the target elsewhere. A silent gateway is not asked again: it may
+/// have written the message.
+fn wants_retry(status: Option<TargetStatus>) -> bool {
+    matches!(status, Some(TargetStatus::Gone | TargetStatus::Fenced | TargetStatus::Unreachable))
+}
+
+fn is_settled(tried: &[Tried]) -> bool {
+    !tried.is_empty() && !tried.iter().any(|(_, status)| wants_retry(*status))
+}
+
+/// Why a resolution was repeated, for the metric.
+fn reason(first: &[Vec<Tried>]) -> &'static str {
+    match first.iter().flatten().find(|(_, status)| wants_retry(*status)) {
+        Some((_, Some(TargetStatus::Gone))) => "gone",
+        Some((_, Some(TargetStatus::Fenced))) => "fenced",
+        Some(_) => "unreachable",
+        None => "miss",
+    }
+}
+
+/// The answer after a resolution that needs no doubt: either every target took it, or the view was linearizable.
+fn conclude(order: &Order, at: &At<Vec<Found>>, tried: Vec<Tried>) -> Result<Pushed, PushRefused> {
+    if tried.is_empty() {
+        if let Some(epoch) = order.other_epoch(&at.value) {
+            return Err(PushRefused::Fenced { epoch });
+        }
+        if order.is_offline(&at.value) {
+            return Err(PushRefused::Offline { as_of: at.revision });
+        }
+    } else if tried.iter().all(|(_, status)| status.is_none()) {
+        return Err(PushRefused::Timeout);
+    }
+    Ok(pushed(at.revision, tried))
+}
+
+/// The answer when a second resolution was needed and could not be had: what is known, but never that somebody is offline.
+fn conclude_unconfirmed(
+    order: &Order,
+    at: &At<Vec<Found>>,
+    tried: Vec<Tried>,
+    stale: Stale,
+) -> Result<Pushed, PushRefused> {
+    if tried.iter().all(|(_, status)| wants_retry(*status)) {
+        return Err(PushRefused::Unavailable(stale));
+    }
+    conclude(order, at, tried)
+}
+
+fn pushed(revision: Revision, tried: Vec<Tried>) -> Pushed {
+    let results = tried.into_iter().map(|(found, status)| TargetResult {
+        id: found.id,
+        gateway: Arc::clone(&found.session.gateway),
+        status: status.unwrap_or(TargetStatus::Timeout),
+    });
+    Pushed { revision, results: results.collect() }
 }

@@ -1,0 +1,202 @@
+//! The views for readers. Only what is live is seen, whether or not the memory of ended sessions is reclaimed.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::command::Reason;
+use super::ids::{ConnectionId, Epoch, Revision};
+use super::outcome::{Connection, Event, Session};
+use super::sessions::Alive;
+use super::state::Directory;
+use super::users::hash_of;
+
+/// A connection whose session is alive.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveConnection<'a> {
+    /// Which.
+    pub id: ConnectionId,
+    /// What is kept of it.
+    pub connection: &'a Arc<Connection>,
+    /// Its session, and so its gateway.
+    pub session: &'a Arc<Session>,
+}
+
+/// A session that is alive.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveSession<'a> {
+    /// Which.
+    pub epoch: Epoch,
+    /// What is kept of it.
+    pub session: &'a Arc<Session>,
+    /// Connections that it holds.
+    pub connections: u64,
+    /// Number of its latest numbered batch; 0 before the first.
+    pub last_batch: u64,
+}
+
+/// A session that is over and whose connections are still to be reclaimed.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedSession<'a> {
+    /// Which.
+    pub epoch: Epoch,
+    /// What is kept of it.
+    pub session: &'a Arc<Session>,
+    /// Why it ended.
+    pub reason: Reason,
+    /// Connections whose memory is still held.
+    pub held: u64,
+}
+
+/// The process that opened the latest session under a gateway's name, whether that session is alive or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Gateway<'a> {
+    /// The process.
+    pub nonce: &'a Arc<str>,
+    /// Which session of that process.
+    pub attempt: u64,
+    /// The session.
+    pub epoch: Epoch,
+}
+
+/// How much is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Live connections, exactly.
+    pub connections: u64,
+    /// Users with a connection. While [`Directory::ended_sessions`] is not empty this also counts users that have
+    /// only connections of ended sessions which are not reclaimed yet; otherwise it is exact.
+    pub users: u64,
+    /// Live sessions, exactly.
+    pub sessions: u64,
+}
+
+impl Directory {
+    /// The revision of this state.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The live connections of a user, ordered by when they were granted, then by id.
+    pub fn connections_of(&self, user: &str) -> Vec<LiveConnection<'_>> {
+        let Some(held) = self.users.get(hash_of(user), user, &self.pages) else { return Vec::new() };
+        let mut found: Vec<_> = held
+            .runs()
+            .filter_map(|(epoch, _)| Some((epoch, &self.sessions.get(&epoch)?.session)))
+            .flat_map(|(epoch, session)| {
+                held.serials(epoch).iter().map(move |serial| (ConnectionId { epoch, serial: *serial }, session))
+            })
+            .filter_map(|(id, session)| Some(LiveConnection { id, connection: self.pages.get(id)?, session }))
+            .collect();
+        found.sort_unstable_by_key(|live| (live.connection.granted, live.id));
+        found
+    }
+
+    /// Whether a user has a live connection; cheaper than [`Self::connections_of`].
+    pub fn is_online(&self, user: &str) -> bool {
+        self.users.get(hash_of(user), user, &self.pages).is_some_and(|held| self.live_of(held) > 0)
+    }
+
+    /// One live connection.
+    pub fn connection(&self, id: ConnectionId) -> Option<LiveConnection<'_>> {
+        let session = &self.sessions.get(&id.epoch)?.session;
+        Some(LiveConnection { id, connection: self.pages.get(id)?, session })
+    }
+
+    /// One live session.
+    pub fn session(&self, epoch: Epoch) -> Option<LiveSession<'_>> {
+        self.sessions.get(&epoch).map(|alive| live_session(epoch, alive))
+    }
+
+    /// The live session of a gateway.
+    pub fn session_of(&self, gateway: &str) -> Option<LiveSession<'_>> {
+        self.session(self.gateways.get(gateway)?.epoch)
+    }
+
+    /// Who last opened a session under a gateway's name.
+    pub fn gateway(&self, name: &str) -> Option<Gateway<'_>> {
+        let incumbent = self.gateways.get(name)?;
+        Some(Gateway { nonce: &incumbent.nonce, attempt: incumbent.attempt, epoch: incumbent.epoch })
+    }
+
+    /// The live sessions in order of their epochs.
+    pub fn sessions(&self) -> impl Iterator<Item = LiveSession<'_>> {
+        self.sessions.iter().map(|(epoch, alive)| live_session(*epoch, alive))
+    }
+
+    /// The sessions that are over and still hold memory, in order of their epochs: what is left to reclaim.
+    pub fn ended_sessions(&self) -> impl Iterator<Item = EndedSession<'_>> {
+        self.ended.iter().map(|(epoch, ended)| EndedSession {
+            epoch: *epoch,
+            session: &ended.session,
+            reason: ended.reason,
+            held: ended.held,
+        })
+    }
+
+    /// The live connections in order of their ids, from the first one after `after`. A page of a listing is a `take` of
+    /// it; the last id seen leads to the next page, also in a later state.
+    pub fn scan(&self, after: Option<ConnectionId>) -> impl Iterator<Item = LiveConnection<'_>> {
+        let start = after.map_or(Bound::Unbounded, |id| Bound::Included(id.epoch));
+        self.sessions.range((start, Bound::Unbounded)).flat_map(move |(epoch, _)| {
+            let after = after.filter(|id| id.epoch == *epoch);
+            self.scan_session(*epoch, after)
+        })
+    }
+
+    /// The connections of one live session in order of their ids, from the first one after `after`.
+    pub fn scan_session(&self, epoch: Epoch, after: Option<ConnectionId>) -> impl Iterator<Item = LiveConnection<'_>> {
+        let after = after.map(|id| id.serial);
+        self.sessions.get(&epoch).into_iter().flat_map(move |alive| {
+            let session = &alive.session;
+            self.pages.scan(epoch, after).map(move |(id, connection)| LiveConnection { id, connection, session })
+        })
+    }
+
+    /// The connections that the end of a session closed, one by one in order of their ids, each as an
+    /// [`Event::Closed`]. This is how feeds show single connections where the replicated event is
+    /// [`Event::SessionEnded`] alone.
+    ///
+    /// Ask the copy that was frozen at that event ([`super::SessionEnd::frozen`]): an older one does not know of the
+    /// end, a newer one may have reclaimed some, and knows of later connections of the same users. There, `last` is true
+    /// exactly once for each user that has no live connection elsewhere, on the last of its connections.
+    pub fn closed_by(&self, epoch: Epoch) -> impl Iterator<Item = Event> {
+        self.ended.get(&epoch).into_iter().flat_map(move |ended| {
+            self.pages.scan(epoch, None).map(move |(id, connection)| Event::Closed {
+                id,
+                user: Arc::clone(&connection.user),
+                gateway: Arc::clone(&ended.session.gateway),
+                granted: connection.granted,
+                reason: ended.reason,
+                last: self.is_last_of_ended(id, &connection.user),
+            })
+        })
+    }
+
+    /// Whether a connection of an ended session is the user's last there, and no live one is elsewhere.
+    fn is_last_of_ended(&self, id: ConnectionId, user: &str) -> bool {
+        let held = self.users.get(hash_of(user), user, &self.pages);
+        held.is_some_and(|held| held.serials(id.epoch).last() == Some(&id.serial) && self.live_of(held) == 0)
+    }
+
+    /// How much is there.
+    pub fn stats(&self) -> Stats {
+        let (users, sessions) = (self.users.len() as u64, self.sessions.len() as u64);
+        Stats { connections: self.live, users, sessions }
+    }
+
+    /// An estimate of the memory of this state in bytes, without what frozen copies hold on to.
+    pub fn state_bytes(&self) -> u64 {
+        // Measured by benches/directory.rs: the connection and its place in a page, the slot of its user, and what an
+        // allocator adds to each of the two and to the user's name.
+        const CONNECTION_BYTES: u64 = 176;
+        const USER_BYTES: u64 = 40;
+        const SESSION_BYTES: u64 = 1024;
+        let held = self.live + self.ended.values().map(|ended| ended.held).sum::<u64>();
+        let sessions = (self.sessions.len() + self.gateways.len()) as u64;
+        self.text_bytes + held * CONNECTION_BYTES + self.users.len() as u64 * USER_BYTES + sessions * SESSION_BYTES
+    }
+}
+
+fn live_session(epoch: Epoch, alive: &Alive) -> LiveSession<'_> {
+    LiveSession { epoch, session: &alive.session, connections: alive.connections, last_batch: alive.window.last() }
+}

@@ -1,0 +1,327 @@
+//! The state, and what an entry does to it: sessions here, batches in [`super::batch`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::command::{Command, Entry, GatewayAddresses, OpenSession, Reason};
+use super::ids::{ConnectionId, Epoch, Revision};
+use super::interner::Interner;
+use super::limits::{TEXT_BYTES_MAX, is_name};
+use super::outcome::{Applied, Connection, Event, Invalid, OpenRefused, Outcome, Session, SessionEnd};
+use super::pages::Pages;
+use super::sessions::{Alive, Ended, Incumbent, Window};
+use super::users::{Held, Users, hash_of};
+
+/// Which user is connected where.
+///
+/// Cloning takes microseconds at any size and shares everything; afterwards each copy pays for the parts that it changes.
+/// So a clone is a frozen copy, to be serialised or read elsewhere while this one goes on.
+#[derive(Clone, Default)]
+pub struct Directory {
+    pub(super) revision: Revision,
+    pub(super) sessions: OrdMap<Epoch, Arc<Alive>>,
+    pub(super) ended: OrdMap<Epoch, Ended>,
+    pub(super) gateways: OrdMap<Arc<str>, Incumbent>,
+    pub(super) pages: Pages,
+    pub(super) users: Users,
+    /// Connections of live sessions.
+    pub(super) live: u64,
+    /// Bytes of text of all connections that are held.
+    pub(super) text_bytes: u64,
+    pub(super) devices: Interner,
+}
+
+impl Directory {
+    /// An empty directory at revision 0.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies the entry at `revision`. Equal states and equal entries give equal states, outcomes and events.
+    ///
+    /// # Panics
+    /// If `revision` is not above the present one: entries are applied once and in order.
+    pub fn apply(&mut self, revision: Revision, entry: &Entry) -> Applied {
+        assert!(revision > self.revision, "entry {revision} was applied at {}", self.revision);
+        self.revision = revision;
+        let mut applied = Applied::default();
+        let mut opens = 0;
+        for command in &entry.commands {
+            let outcome = match command {
+                Command::OpenSession(open) => {
+                    opens += 1;
+                    let alone = opens == 1;
+                    Outcome::Opened(if alone { self.open(open, &mut applied) } else { Err(OpenRefused::NotAlone) })
+                }
+                Command::EndSession { epoch, reason } => Outcome::Ended(self.end(*epoch, *reason, &mut applied)),
+                Command::Batch(batch) => Outcome::Batch(self.batch(batch, &mut applied.events)),
+                Command::Reclaim { epoch, limit } => Outcome::Reclaimed { left: self.reclaim(*epoch, *limit) },
+            };
+            applied.outcomes.push(outcome);
+        }
+        applied
+    }
+
+    /// Moves to a revision whose entry carries no command for the directory.
+    ///
+    /// # Panics
+    /// If `revision` is below the present one.
+    pub fn advance(&mut self, revision: Revision) {
+        assert!(revision >= self.revision, "the revision {revision} is before {}", self.revision);
+        self.revision = revision;
+    }
+
+    fn open(&mut self, open: &OpenSession, applied: &mut Applied) -> Result<Epoch, OpenRefused> {
+        check_open(open).map_err(OpenRefused::Invalid)?;
+        if let Some(incumbent) = self.gateways.get(&open.gateway).cloned() {
+            let alive = self.sessions.get(&incumbent.epoch);
+            if incumbent.nonce == open.nonce {
+                if open.attempt <= incumbent.attempt {
+                    return alive.map(|_| incumbent.epoch).ok_or(OpenRefused::Stale);
+                }
+                self.end(incumbent.epoch, Reason::Replaced, applied);
+            } else if let Some(alive) = alive {
+                let (nonce, addresses) = (incumbent.nonce, alive.session.addresses.clone());
+                return Err(OpenRefused::Conflict { epoch: incumbent.epoch, nonce, addresses });
+            }
+        }
+        let epoch = self.revision;
+        let session = Arc::new(Session {
+            gateway: Arc::clone(&open.gateway),
+            nonce: Arc::clone(&open.nonce),
+            attempt: open.attempt,
+            lease_ms: open.lease_ms,
+            addresses: open.addresses.clone(),
+        });
+        let incumbent = Incumbent { nonce: Arc::clone(&open.nonce), attempt: open.attempt, epoch };
+        self.gateways.insert(Arc::clone(&open.gateway), incumbent);
+        let alive =
+            Alive { session: Arc::clone(&session), connections: 0, last_serial: None, window: Window::default() };
+        self.sessions.insert(epoch, Arc::new(alive));
+        applied.events.push(Event::SessionOpened { epoch, session });
+        Ok(epoch)
+    }
+
+    /// Ends a session in O(1): its connections are no longer live because it is not; their memory waits for `reclaim`.
+    fn end(&mut self, epoch: Epoch, reason: Reason, applied: &mut Applied) -> bool {
+        let Some(alive) = self.sessions.remove(&epoch) else { return false };
+        let session = Arc::clone(&alive.session);
+        let gateway = Arc::clone(&session.gateway);
+        self.live -= alive.connections;
+        if alive.connections > 0 {
+            self.ended.insert(epoch, Ended { session, reason, held: alive.connections });
+        }
+        let n = applied.events.len();
+        applied.events.push(Event::SessionEnded { epoch, gateway, reason });
+        applied.ends.push(SessionEnd { n, epoch, frozen: self.clone() });
+        true
+    }
+
+    /// Frees at most `limit` connections of an ended session, lowest serials first, and says how many are left.
+    fn reclaim(&mut self, epoch: Epoch, limit: u32) -> u64 {
+        let Some(ended) = self.ended.get(&epoch) else { return 0 };
+        let left = ended.held.saturating_sub(u64::from(limit));
+        let slice: Vec<ConnectionId> = self.pages.scan(epoch, None).take(limit as usize).map(|(id, _)| id).collect();
+        for id in slice {
+            self.take(id);
+        }
+        if left == 0 {
+            self.ended.remove(&epoch);
+        } else if let Some(ended) = self.ended.get_mut(&epoch) {
+            ended.held = left;
+        }
+        left
+    }
+
+    /// A user's name, shared with the connections that it has already.
+    pub(super) fn share_user(&self, hash: u64, user: &Arc<str>) -> Arc<str> {
+        let held = self.users.get(hash, user, &self.pages);
+        let known = held.and_then(|held| self.pages.get(held.any()));
+        Arc::clone(known.map_or(user, |known| &known.user))
+    }
+
+    /// Adds a connection to the pages and the index. The counts of its session are the caller's.
+    pub(super) fn add(&mut self, id: ConnectionId, connection: Arc<Connection>, hash: u64) {
+        self.users.insert(hash, &connection.user, id, &self.pages);
+        self.text_bytes += text_bytes_of(&connection);
+        self.pages.put(id, connection);
+    }
+
+    /// Removes a connection from the pages and the index. The counts of its session are the caller's.
+    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Arc<Connection>> {
+        let connection = self.pages.remove(id)?;
+        self.users.remove(hash_of(&connection.user), id);
+        self.text_bytes -= text_bytes_of(&connection);
+        Some(connection)
+    }
+
+    /// How many of a user's connections are live.
+    pub(super) fn live_of(&self, held: &Held) -> usize {
+        held.runs().filter(|(epoch, _)| self.sessions.contains_key(epoch)).map(|(_, count)| count).sum()
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory")
+            .field("revision", &self.revision)
+            .field("sessions", &self.sessions.len())
+            .field("connections", &self.live)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of the texts of a connection.
+pub(super) fn text_bytes_of(connection: &Connection) -> u64 {
+    let optional = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+    let bytes =
+        connection.user.len() + connection.device.len() + optional(&connection.remote) + optional(&connection.meta);
+    bytes as u64
+}
+
+/// Whether a text that may be missing is within the limit.
+pub(super) fn check_text(text: Option<&Arc<str>>) -> Result<(), Invalid> {
+    if text.is_some_and(|text| text.len() > TEXT_BYTES_MAX) { Err(Invalid::TooLong) } else { Ok(()) }
+}
+
+fn check_open(open: &OpenSession) -> Result<(), Invalid> {
+    if !is_name(&open.gateway) || !is_name(&open.nonce) {
+        return Err(Invalid::Gateway);
+    }
+    let GatewayAddresses { url, api, peer, deliver_url } = &open.addresses;
+    [url, api, peer, deliver_url].into_iter().try_for_each(|text| check_text(text.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Batch, BatchDone, Op, OpOutcome, OpRefused, Policy, Register, Stats};
+    use super::*;
+
+    fn open(gateway: &str) -> Command {
+        Command::OpenSession(OpenSession {
+            gateway: gateway.into(),
+            nonce: "n".into(),
+            attempt: 1,
+            lease_ms: 3000,
+            addresses: GatewayAddresses::default(),
+        })
+    }
+
+    fn register(serial: u64, user: &str) -> Op {
+        Op::Register(Register {
+            serial,
+            user: user.into(),
+            device: "web".into(),
+            policy: Policy::Multi { max: 2 },
+            connected_at_ms: 5,
+            remote: None,
+            meta: None,
+        })
+    }
+
+    fn apply(directory: &mut Directory, commands: Vec<Command>) -> Applied {
+        let applied = directory.apply(directory.revision() + 1, &Entry { at_ms: 0, commands });
+        directory.check_invariants().unwrap();
+        applied
+    }
+
+    fn batch(directory: &mut Directory, epoch: Epoch, ops: Vec<Op>) -> Vec<OpOutcome> {
+        let applied = apply(directory, vec![Command::Batch(Batch { epoch, seq: None, ops })]);
+        match &applied.outcomes[0] {
+            Outcome::Batch(Ok(BatchDone { ops, .. })) => ops.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_ended_session_counts_for_nothing_before_it_is_reclaimed() {
+        let mut directory = Directory::new();
+        apply(&mut directory, vec![open("gw-1")]);
+        apply(&mut directory, vec![open("gw-2")]);
+        batch(&mut directory, 1, (1..=100).map(|n| register(n, &format!("u{}", n / 2))).collect());
+        let ended = apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Died }]);
+        assert!(matches!(ended.events[..], [Event::SessionEnded { epoch: 1, reason: Reason::Died, .. }]));
+        assert_eq!(directory.connections_of("u7").len(), 0);
+        assert_eq!(directory.scan(None).count(), 0);
+        assert_eq!(directory.stats(), Stats { connections: 0, users: 51, sessions: 1 });
+
+        // The dead ones neither use up the user's limit, nor keep the next one from being the first.
+        let again = apply(
+            &mut directory,
+            vec![Command::Batch(Batch { epoch: 2, seq: None, ops: vec![register(1, "u7"), register(2, "u7")] })],
+        );
+        let firsts: Vec<_> = again.events.iter().map(|e| matches!(e, Event::Opened { first: true, .. })).collect();
+        assert_eq!(firsts, [true, false]);
+        assert_eq!(
+            batch(&mut directory, 2, vec![register(3, "u7")]),
+            [OpOutcome::Refused(OpRefused::ConnectionLimit { max: 2 })]
+        );
+
+        for left in [60, 20, 0, 0] {
+            let applied = apply(&mut directory, vec![Command::Reclaim { epoch: 1, limit: 40 }]);
+            assert_eq!(applied.outcomes, [Outcome::Reclaimed { left }]);
+            assert!(applied.events.is_empty());
+        }
+        assert_eq!(directory.stats(), Stats { connections: 2, users: 1, sessions: 1 });
+        assert_eq!(directory.ended_sessions().count(), 0);
+        assert_eq!(
+            apply(&mut directory, vec![Command::Reclaim { epoch: 2, limit: 40 }]).outcomes,
+            [Outcome::Reclaimed { left: 0 }]
+        );
+        assert_eq!(directory.stats().connections, 2);
+    }
+
+    #[test]
+    fn the_end_of_a_session_is_told_one_by_one_from_the_copy_that_froze_it() {
+        let mut directory = Directory::new();
+        apply(&mut directory, vec![open("gw-1")]);
+        apply(&mut directory, vec![open("gw-2")]);
+        batch(&mut directory, 1, vec![register(1, "a"), register(2, "a"), register(3, "b"), register(4, "c")]);
+        batch(&mut directory, 2, vec![register(1, "b")]);
+        // Later commands of the same entry must not show: `c` comes back, `b` goes as well.
+        let applied = apply(
+            &mut directory,
+            vec![
+                Command::EndSession { epoch: 1, reason: Reason::Expired },
+                Command::Batch(Batch { epoch: 2, seq: None, ops: vec![register(2, "c")] }),
+                Command::EndSession { epoch: 2, reason: Reason::Expired },
+            ],
+        );
+        let told: Vec<Vec<(u64, bool)>> = applied
+            .ends
+            .iter()
+            .map(|end| {
+                assert!(matches!(applied.events[end.n], Event::SessionEnded { epoch, .. } if epoch == end.epoch));
+                end.frozen
+                    .closed_by(end.epoch)
+                    .map(|event| match event {
+                        Event::Closed { id, last, reason: Reason::Expired, .. } => (id.serial, last),
+                        other => panic!("{other:?}"),
+                    })
+                    .collect()
+            })
+            .collect();
+        assert_eq!(told, [vec![(1, false), (2, true), (3, false), (4, true)], vec![(1, true), (2, true)]]);
+    }
+
+    #[test]
+    fn a_snapshot_gives_the_same_state_and_the_same_bytes() {
+        let mut directory = Directory::new();
+        apply(&mut directory, vec![open("gw-1")]);
+        apply(&mut directory, vec![open("gw-2")]);
+        batch(&mut directory, 1, (1..=5000).map(|n| register(n, &format!("user-{n}"))).collect());
+        batch(&mut directory, 2, (1..=9).map(|n| register(n * 1000, &format!("user-{n}"))).collect());
+        apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Closed }]);
+        let mut bytes = Vec::new();
+        directory.write_to(&mut bytes).unwrap();
+        let mut read = Directory::read_from(&mut bytes.as_slice()).unwrap();
+        read.check_invariants().unwrap();
+        assert_eq!(read.digest(), directory.digest());
+        assert_eq!((read.stats(), read.revision()), (directory.stats(), directory.revision()));
+        let reclaim = || vec![Command::Reclaim { epoch: 1, limit: 4000 }];
+        assert_eq!(apply(&mut read, reclaim()).outcomes, apply(&mut directory, reclaim()).outcomes);
+        assert_eq!(read.digest(), directory.digest());
+    }
+}

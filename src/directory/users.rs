@@ -1,0 +1,208 @@
+//! The connections by user: an index of ids, without the names. It is derived from the connections, so a snapshot does not
+//! carry it, and its order never shows.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use super::ids::{ConnectionId, Epoch, Serial};
+use super::pages::Pages;
+
+/// The index has `ROWS` rows of `ROWS` shards. A freeze shares all rows; the first change afterwards copies one row
+/// (256 pointers) and one shard (at ten million users about 150 slots of 32 bytes, and no string).
+const ROWS: usize = 256;
+
+/// Hash of a user: fixed keys, so that a run can be repeated, and a function for which collisions are not easily made up.
+pub(super) fn hash_of(user: &str) -> u64 {
+    // `new` has fixed keys, unlike the `RandomState` of the standard maps.
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(user.as_bytes());
+    hasher.finish()
+}
+
+/// What one user holds.
+#[derive(Clone)]
+pub(super) enum Held {
+    /// One connection, the usual case.
+    One(ConnectionId),
+    /// Several, as runs in order of the epochs.
+    Many(Arc<Vec<Run>>),
+}
+
+/// The connections of one user in one session, in order.
+#[derive(Clone)]
+pub(super) struct Run {
+    epoch: Epoch,
+    serials: Vec<Serial>,
+}
+
+impl Held {
+    /// How many connections are in each session, in order of the epochs.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Epoch, usize)> {
+        let (one, many): (_, &[Run]) = match self {
+            Self::One(id) => (Some((id.epoch, 1)), &[]),
+            Self::Many(runs) => (None, runs),
+        };
+        one.into_iter().chain(many.iter().map(|run| (run.epoch, run.serials.len())))
+    }
+
+    /// The connections of one session, in order.
+    pub(super) fn serials(&self, epoch: Epoch) -> &[Serial] {
+        match self {
+            Self::One(id) if id.epoch == epoch => std::slice::from_ref(&id.serial),
+            Self::One(_) => &[],
+            Self::Many(runs) => find(runs, epoch).map_or(&[], |at| &runs[at].serials),
+        }
+    }
+
+    /// Any of the connections.
+    pub(super) fn any(&self) -> ConnectionId {
+        match self {
+            Self::One(id) => *id,
+            Self::Many(runs) => ConnectionId { epoch: runs[0].epoch, serial: runs[0].serials[0] },
+        }
+    }
+
+    pub(super) fn contains(&self, id: ConnectionId) -> bool {
+        self.serials(id.epoch).binary_search(&id.serial).is_ok()
+    }
+
+    fn insert(&mut self, id: ConnectionId) {
+        if let Self::One(one) = *self {
+            *self = Self::Many(Arc::new(vec![Run { epoch: one.epoch, serials: vec![one.serial] }]));
+        }
+        let Self::Many(runs) = self else { return };
+        let runs = Arc::make_mut(runs);
+        match runs.binary_search_by_key(&id.epoch, |run| run.epoch) {
+            Ok(at) => {
+                let serials = &mut runs[at].serials;
+                // Serials only grow within a session, so this is the end of the list.
+                if let Err(at) = serials.binary_search(&id.serial) {
+                    serials.insert(at, id.serial);
+                }
+            }
+            Err(at) => runs.insert(at, Run { epoch: id.epoch, serials: vec![id.serial] }),
+        }
+    }
+
+    /// Removes one of several.
+    fn remove(&mut self, id: ConnectionId) {
+        let Self::Many(runs) = self else { return };
+        let runs = Arc::make_mut(runs);
+        let Some(at) = find(runs, id.epoch) else { return };
+        if let Ok(at_serial) = runs[at].serials.binary_search(&id.serial) {
+            runs[at].serials.remove(at_serial);
+        }
+        if runs[at].serials.is_empty() {
+            runs.remove(at);
+        }
+        if let [Run { epoch, serials }] = runs.as_slice()
+            && let [serial] = serials.as_slice()
+        {
+            *self = Self::One(ConnectionId { epoch: *epoch, serial: *serial });
+        }
+    }
+}
+
+fn find(runs: &[Run], epoch: Epoch) -> Option<usize> {
+    runs.binary_search_by_key(&epoch, |run| run.epoch).ok()
+}
+
+#[derive(Clone)]
+struct Slot {
+    hash: u64,
+    held: Held,
+}
+
+/// Sorted by hash. Users with equal hashes have a slot each and are told apart by the connections themselves.
+type Shard = Vec<Slot>;
+type Row = Vec<Arc<Shard>>;
+
+/// The index. Cloning copies 256 pointers.
+#[derive(Clone)]
+pub(super) struct Users {
+    rows: Vec<Arc<Row>>,
+    count: usize,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        let empty = Arc::new(Shard::new());
+        let row = Arc::new(vec![empty; ROWS]);
+        Self { rows: vec![row; ROWS], count: 0 }
+    }
+}
+
+impl Users {
+    /// Users that hold at least one connection, reclaimed or not.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// What a user holds; `hash` is [`hash_of`] the user.
+    pub(super) fn get(&self, hash: u64, user: &str, pages: &Pages) -> Option<&Held> {
+        let shard = self.shard(hash);
+        position(shard, hash, |held| is_of(held, user, pages)).map(|at| &shard[at].held)
+    }
+
+    /// Adds a connection of a user; `pages` need not have it yet.
+    pub(super) fn insert(&mut self, hash: u64, user: &str, id: ConnectionId, pages: &Pages) {
+        let shard = self.shard_mut(hash);
+        if let Some(at) = position(shard, hash, |held| is_of(held, user, pages)) {
+            shard[at].held.insert(id);
+        } else {
+            let at = shard.partition_point(|slot| slot.hash < hash);
+            make_room(shard);
+            shard.insert(at, Slot { hash, held: Held::One(id) });
+            self.count += 1;
+        }
+    }
+
+    /// Removes a connection; ids are unique, so the user's name is not needed.
+    pub(super) fn remove(&mut self, hash: u64, id: ConnectionId) {
+        let shard = self.shard_mut(hash);
+        let Some(at) = position(shard, hash, |held| held.contains(id)) else { return };
+        if let Held::One(_) = shard[at].held {
+            shard.remove(at);
+            self.count -= 1;
+        } else {
+            shard[at].held.remove(id);
+        }
+    }
+
+    /// Everything that is held, in no meaningful order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Held)> {
+        self.rows.iter().flat_map(|row| row.iter()).flat_map(|s| s.iter()).map(|slot| (slot.hash, &slot.held))
+    }
+
+    fn shard(&self, hash: u64) -> &Shard {
+        let (row, column) = place(hash);
+        &self.rows[row][column]
+    }
+
+    fn shard_mut(&mut self, hash: u64) -> &mut Shard {
+        let (row, column) = place(hash);
+        Arc::make_mut(&mut Arc::make_mut(&mut self.rows[row])[column])
+    }
+}
+
+/// The top bits choose the shard; the order within a shard is by all of them.
+fn place(hash: u64) -> (usize, usize) {
+    ((hash >> 56) as usize, (hash >> 48) as usize % ROWS)
+}
+
+fn is_of(held: &Held, user: &str, pages: &Pages) -> bool {
+    pages.get(held.any()).is_some_and(|connection| &*connection.user == user)
+}
+
+fn position(shard: &[Slot], hash: u64, is_it: impl Fn(&Held) -> bool) -> Option<usize> {
+    let start = shard.partition_point(|slot| slot.hash < hash);
+    let run = shard[start..].iter().take_while(|slot| slot.hash == hash);
+    run.enumerate().find(|(_, slot)| is_it(&slot.held)).map(|(at, _)| start + at)
+}
+
+/// Grows a shard by a quarter and not by doubling: with 65,536 of them the slack is what the index costs.
+fn make_room(shard: &mut Shard) {
+    if shard.len() == shard.capacity() {
+        shard.reserve_exact((shard.len() / 4).max(4));
+    }
+}
