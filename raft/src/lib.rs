@@ -1,1 +1,45 @@
-//! A replicated state machine.
+//! A replicated state machine: bytes go in on the leader, and every member applies them in one order.
+//!
+//! openraft decides, `raft-log` keeps the log, and both are known to this crate alone: nothing of theirs is in its
+//! interface. It knows nothing of what it replicates, it opens no socket, and it reads no clock but tokio's; streams, a
+//! connector and the application are handed in.
+//!
+//! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
+//! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
+//! begins), `identity`, `apply`, `log`, `snapshot` and `net`.
+//!
+//! Invariants:
+//! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
+//! - After a failed write or flush the replica ends; it never tries again on the same files.
+//! - A member whose storage lost something refuses to start, or is shut out by its nonce. It never votes again.
+//! - Heartbeats and votes never wait behind entries or snapshots, and nothing waits for the disk but what must.
+//! - Every queue and every wait has a limit.
+
+mod apply;
+mod counters;
+mod entry;
+mod founding;
+mod identity;
+mod log;
+mod machine;
+mod net;
+mod propose;
+mod raft;
+mod reads;
+mod settings;
+mod snapshot;
+mod start;
+mod status;
+mod stream;
+
+pub use counters::{Counters, DURATION_BOUNDS, Durations};
+pub use founding::Standing;
+pub use machine::{Frozen, StateMachine};
+pub use net::frame::PREAMBLE;
+pub use propose::{Applied, ProposeError, Proposed};
+pub use raft::{FatalReason, Raft, SnapshotError};
+pub use reads::ReadError;
+pub use settings::{Addresses, Limits, LogEngine, NodeId, Settings};
+pub use start::StartError;
+pub use status::{Leadership, Member, MemberRole, MemberState, Role, Status};
+pub use stream::{Connect, Stream};

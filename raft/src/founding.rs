@@ -1,0 +1,203 @@
+//! How a cluster begins, and why it can't begin twice.
+//!
+//! Every founder is told the same set of founders. A founder whose directory is empty asks the others, again and again,
+//! whether theirs are empty too. Only the founder with the lowest id writes the first entry, the membership, and only
+//! when in one sweep every other founder has said that its directory is empty. The entry records the nonce of each
+//! directory as it was then. All others get in by replication.
+//!
+//! - *An empty founder does not vote.* A vote, an append or a snapshot arrives over a connection whose hello names the
+//!   nonce of the acceptor's directory, as the sender's membership has it (`net::serve`). Only a membership that this
+//!   very directory was asked about can have it. A directory that was lost and created anew has a new nonce, so nobody
+//!   asks it for anything: it can't vote a second time, nor acknowledge what the lost one had and it has not.
+//! - *A founder that was slow to be contacted is not shut out.* Its nonce is in the membership, so it may vote and
+//!   receive, however long after the founding that is. Asking, it learns `Founded { seated: true }` and waits.
+//! - *A founder whose directory was lost after the founding* learns `seated: false`, says so loudly, and stays out. It
+//!   must start under a new id with `join`.
+//! - *Restarts.* Before the first entry is durable, a restarted lowest founder is empty and sweeps anew; nobody has seen
+//!   the entry, because it comes before any vote in the same durable stream. After that it is not empty, has the
+//!   membership, and stands for election. The others keep nothing between restarts but their nonces.
+//! - *The lowest founder's directory is lost right after it wrote the first entry.* Founding anew is possible only if every
+//!   other founder is still empty: none has voted or received anything, so there was no majority for anything.
+//! - *Founders that were told different founders* answer with their own set, and nothing is founded until it is corrected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use tokio::sync::watch;
+use tracing::{debug, error, info};
+
+use crate::apply::Applier;
+use crate::entry::{Group, Seat};
+use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, Purpose};
+use crate::net::link::{Lines, Local};
+use crate::settings::{Addresses, NodeId};
+
+type OpenRaft = openraft::Raft<Group, Applier>;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How far this member is with becoming one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has a place in a founded cluster, or had one: its directory is not empty.
+    Seated,
+    /// Its directory is empty, and the founders have not all answered yet, or have not contacted it yet.
+    Founding,
+    /// Its directory is empty and it waits to be added to an existing cluster.
+    Joining,
+    /// Its directory is empty but the cluster is founded without it, or the founders disagree. What to do is in the text.
+    ShutOut(String),
+}
+
+/// The founding of this member's cluster, as far as it goes.
+pub(crate) struct Founders {
+    local: Arc<Local>,
+    founders: BTreeMap<NodeId, Addresses>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Founders {
+    /// `founders` is empty for a member that joins.
+    pub(crate) fn new(local: Arc<Local>, founders: BTreeMap<NodeId, Addresses>, pristine: bool) -> Founders {
+        let standing = match (pristine, founders.is_empty()) {
+            (false, _) => Standing::Seated,
+            (true, false) => Standing::Founding,
+            (true, true) => Standing::Joining,
+        };
+        Founders { local, founders, standing: watch::Sender::new(standing) }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Notes a standing, and says it if it is new.
+    fn stand(&self, standing: Standing) {
+        if *self.standing.borrow() == standing {
+            return;
+        }
+        match &standing {
+            Standing::ShutOut(why) => error!(id = self.local.id, why, "this node is shut out of the founding"),
+            other => info!(id = self.local.id, standing = ?other, "the founding of the cluster goes on"),
+        }
+        self.standing.send_replace(standing);
+    }
+
+    fn names(&self) -> BTreeSet<NodeId> {
+        self.founders.keys().copied().collect()
+    }
+
+    /// Answers another founder.
+    pub(crate) async fn answer(&self, raft: &OpenRaft, hello: &Hello, ask: &FoundingAsk) -> io::Result<FoundingAnswer> {
+        if !raft.is_initialized().await.map_err(io::Error::other)? {
+            let founders = self.names();
+            return Ok(if founders == ask.founders {
+                FoundingAnswer::Empty { nonce: self.local.nonce }
+            } else {
+                FoundingAnswer::OtherFounders { founders }
+            });
+        }
+        let metrics = raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.membership_config.nodes().next().is_none() {
+            return Ok(FoundingAnswer::Underway);
+        }
+        let seat = metrics.membership_config.get_node(&hello.from);
+        Ok(FoundingAnswer::Founded { seated: seat.is_some_and(|seat| seat.nonce == hello.from_nonce) })
+    }
+
+    /// Founds the cluster, or waits until it is founded. Ends when this member is seated or the replica stops.
+    pub(crate) async fn found(&self, raft: &OpenRaft, lines: &Lines) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match raft.is_initialized().await {
+                Ok(true) => return self.stand(Standing::Seated),
+                Ok(false) => {}
+                Err(_stopped) => return,
+            }
+            if self.founders.is_empty() {
+                self.stand(Standing::Joining);
+            } else {
+                let answers = self.ask_all(lines).await;
+                self.proceed(raft, &answers).await;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn ask_all(&self, lines: &Lines) -> BTreeMap<NodeId, FoundingAnswer> {
+        let others = self.founders.iter().filter(|(id, _)| **id != self.local.id);
+        let ask = FoundingAsk { founders: self.names() };
+        let asked = others.map(|(id, addresses)| {
+            let seat = Seat { addresses: addresses.clone(), nonce: 0 };
+            let ask = &ask;
+            async move {
+                let within = self.local.limits.answer_within;
+                let answer = lines.call(&self.local, (*id, &seat), Purpose::Founding, ask, within).await;
+                answer.map(|answer| (*id, answer)).map_err(|e| debug!(error = %e, "a founder does not answer yet"))
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn proceed(&self, raft: &OpenRaft, answers: &BTreeMap<NodeId, FoundingAnswer>) {
+        for (id, answer) in answers {
+            match answer {
+                FoundingAnswer::Founded { seated: false } => {
+                    return self.stand(Standing::ShutOut(format!(
+                        "node {id} says that the cluster is founded, with another data directory of node {here} or \
+                         without it. If the directory was lost, start with an empty one, --join and a new id",
+                        here = self.local.id
+                    )));
+                }
+                FoundingAnswer::OtherFounders { founders } => {
+                    return self.stand(Standing::ShutOut(format!(
+                        "node {id} was told the founders {founders:?}, this node {ours:?}; give all the same ones",
+                        ours = self.names()
+                    )));
+                }
+                FoundingAnswer::Empty { .. } | FoundingAnswer::Founded { seated: true } | FoundingAnswer::Underway => {}
+            }
+        }
+        self.stand(Standing::Founding);
+        if let Some(seats) = self.seats(answers) {
+            self.initialize(raft, seats).await;
+        }
+    }
+
+    /// Every founder with its nonce, if this is the one to begin and all others are empty.
+    fn seats(&self, answers: &BTreeMap<NodeId, FoundingAnswer>) -> Option<BTreeMap<NodeId, Seat>> {
+        if self.founders.keys().next() != Some(&self.local.id) {
+            return None;
+        }
+        let seat = |(id, addresses): (&NodeId, &Addresses)| {
+            let nonce = match answers.get(id) {
+                Some(FoundingAnswer::Empty { nonce }) => *nonce,
+                None if *id == self.local.id => self.local.nonce,
+                _ => return None,
+            };
+            Some((*id, Seat { addresses: addresses.clone(), nonce }))
+        };
+        self.founders.iter().map(seat).collect()
+    }
+
+    async fn initialize(&self, raft: &OpenRaft, seats: BTreeMap<NodeId, Seat>) {
+        match raft.initialize(seats).await {
+            Ok(()) => info!(id = self.local.id, "founded the cluster"),
+            // Something was stored in between, which is as good.
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(e) => error!(error = %e, "the cluster can't be founded"),
+        }
+    }
+}

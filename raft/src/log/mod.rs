@@ -1,0 +1,317 @@
+//! The log of one member: votes, entries, and the marks of what is committed and purged, in one ordered, durable stream.
+//!
+//! The seam to openraft is its own `RaftLogStorage`, so another engine is another implementor. This one keeps the newest
+//! entries in memory (`window`), writes on a thread of its own (`writer`) with the `raft-log` crate underneath, and
+//! decides itself what a torn write is (`recovery`).
+
+mod record;
+mod recovery;
+mod window;
+mod writer;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures_util::{Stream, stream};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{OptionalSend, alias};
+use raft_log::RaftLog;
+use raft_log::api::raft_log_writer::RaftLogWriter;
+use tokio::sync::oneshot;
+
+pub(crate) use self::record::Owner;
+use self::record::{DiskPayload, Flushed, Records};
+pub(crate) use self::recovery::RecoveryError;
+use self::window::{Window, cost};
+use self::writer::Operation;
+use crate::counters::LogCounters;
+use crate::entry::{Entry, Group, LogId, Vote};
+use crate::settings::Limits;
+
+/// What the log's users share with its thread.
+struct Shared {
+    window: Mutex<Window>,
+    /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
+    engine: Mutex<Option<RaftLog<Records>>>,
+    counters: Arc<LogCounters>,
+    read_bytes_max: usize,
+}
+
+impl Shared {
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().expect("nothing panics while it holds the window")
+    }
+
+    /// Reads entries that left the window.
+    fn read_engine(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let engine = self.engine.lock().expect("the engine's lock is never poisoned");
+        let log = engine.as_ref().ok_or_else(|| io::Error::other("the log is closed"))?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for item in log.read(range.start, range.end) {
+            let (id, payload) = item?;
+            let entry = payload.entry(LogId::from(&id))?;
+            bytes += cost(&entry);
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+/// The store that openraft drives.
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+    operations: Sender<Operation>,
+}
+
+/// Reads the log; any number of readers, beside the store.
+#[derive(Clone)]
+pub(crate) struct LogReader {
+    shared: Arc<Shared>,
+}
+
+/// Closes the log.
+pub(crate) struct LogCloser {
+    operations: Sender<Operation>,
+    closed: oneshot::Receiver<()>,
+}
+
+impl LogCloser {
+    /// Syncs and closes the log, and gives up its directory. To be called after openraft has stopped.
+    pub(crate) async fn close(self) {
+        // If the thread is gone already, the other end of `closed` is too.
+        let _ = self.operations.send(Operation::Close);
+        let _ = self.closed.await;
+    }
+}
+
+/// What was found on disk.
+pub(crate) struct OpenedLog {
+    pub(crate) store: LogStore,
+    pub(crate) closer: LogCloser,
+    /// Neither a vote nor an entry was ever stored.
+    pub(crate) pristine: bool,
+}
+
+/// Opens the log in `dir`, which must exist. With `create` there must be no log files yet, or a pristine log that a
+/// crash left behind; without it a log must be there.
+pub(crate) fn open(
+    dir: &Path,
+    owner: Owner,
+    create: bool,
+    limits: &Limits,
+    counters: Arc<LogCounters>,
+) -> Result<OpenedLog, RecoveryError> {
+    let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
+    let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: 0, what };
+    counters.cut(recovery::prepare(dir)?);
+    if !create && recovery::chunks(dir).map_err(fail)?.is_empty() {
+        return Err(damaged("the log files of this node are gone".to_owned()));
+    }
+    let mut log = writer::open(dir, limits.log_chunk_bytes, limits.flush_gather).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => fail(e),
+        _ => damaged(e.to_string()),
+    })?;
+    let pristine = log.log_state().vote().is_none() && log.log_state().last().is_none();
+    match log.log_state().user_data {
+        Some(found) if found == owner => {}
+        _ if create && pristine => {
+            log.save_user_data(Some(owner)).map_err(fail)?;
+            let (to, flushed) = std::sync::mpsc::sync_channel(1);
+            log.flush(true, Some(Flushed(to))).map_err(fail)?;
+            flushed.recv().unwrap_or_else(|_| Err(io::Error::other("the log's flush thread ended"))).map_err(fail)?;
+        }
+        Some(found) => return Err(damaged(format!("the log belongs to node {} with another identity", found.id))),
+        None => return Err(damaged("the log does not say whom it belongs to".to_owned())),
+    }
+    let window = load(&log, limits.log_cache_bytes).map_err(damaged)?;
+    counters.on_disk(log.on_disk_size());
+    let shared = Arc::new(Shared {
+        window: Mutex::new(window),
+        engine: Mutex::new(Some(log)),
+        counters,
+        read_bytes_max: limits.append_bytes_max,
+    });
+    let (to, closed) = oneshot::channel();
+    let operations = writer::spawn(shared.clone(), to).map_err(fail)?;
+    let closer = LogCloser { operations: operations.clone(), closed };
+    Ok(OpenedLog { store: LogStore { shared, operations }, closer, pristine })
+}
+
+/// Reads every entry once: that all are there and none is damaged is found out now, not when one is needed.
+fn load(log: &RaftLog<Records>, cache_bytes: usize) -> Result<Window, String> {
+    let state = log.log_state();
+    let mut window = Window::new(cache_bytes);
+    window.vote = state.vote().map(Vote::from);
+    window.committed = state.committed().map(LogId::from);
+    let purged = state.purged().map(LogId::from);
+    if let Some(purged) = purged {
+        window.purge(purged);
+    }
+    let mut next = purged.map_or(0, |id| id.index + 1);
+    for item in log.read(0, u64::MAX) {
+        let (id, payload) = item.map_err(|e| e.to_string())?;
+        if id.index != next {
+            return Err(format!("entry {next} is missing; the one after the gap is {}", id.index));
+        }
+        let entry = payload.entry(LogId::from(&id)).map_err(|e| e.to_string())?;
+        window.push(entry);
+        next = id.index + 1;
+        window.written_below(next);
+    }
+    let last = state.last().map(LogId::from);
+    if window.last != last {
+        return Err(format!("the entries end at {:?}, but the log's own mark is {last:?}", window.last));
+    }
+    if window.committed > last {
+        return Err(format!("entries up to {last:?} are there, but {:?} was committed", window.committed));
+    }
+    Ok(window)
+}
+
+fn bounds(range: impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl LogReader {
+    /// The entries of a range that the log holds: all of them, or a first part of at least one and about `bytes_max`.
+    async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let part = self.shared.window().part(range, bytes_max);
+        if part.on_disk.is_empty() {
+            return Ok(part.entries);
+        }
+        let (shared, on_disk) = (self.shared.clone(), part.on_disk.clone());
+        let read = tokio::task::spawn_blocking(move || shared.read_engine(on_disk, bytes_max));
+        let mut entries = read.await.map_err(io::Error::other)??;
+        let complete = entries.last().map(|entry| entry.log_id.index + 1) == Some(part.on_disk.end);
+        if complete && bytes_max == usize::MAX {
+            entries.extend(part.entries);
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<Group> for LogReader {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        self.read(bounds(range), usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared.window().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start..end, self.shared.read_bytes_max).await
+    }
+
+    /// Reads in steps, so that a long tail is never in memory as a whole.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let reader = self.clone();
+        let start = (bounds(range), Vec::new().into_iter());
+        stream::unfold(start, move |(mut range, mut step)| {
+            let reader = reader.clone();
+            async move {
+                if step.len() == 0 && !range.is_empty() {
+                    match reader.read(range.clone(), reader.shared.read_bytes_max).await {
+                        Ok(entries) => step = entries.into_iter(),
+                        Err(e) => return Some((Err(e), (0..0, Vec::new().into_iter()))),
+                    }
+                }
+                let entry: Entry = step.next()?;
+                range.start = entry.log_id.index + 1;
+                Some((Ok(entry), (range, step)))
+            }
+        })
+    }
+}
+
+impl LogStore {
+    fn hand_over(&self, operation: Operation) -> io::Result<()> {
+        self.operations.send(operation).map_err(|_| io::Error::other("the log is closed"))
+    }
+}
+
+impl RaftLogStorage<Group> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Group>> {
+        let window = self.shared.window();
+        Ok(LogState { last_purged_log_id: window.purged, last_log_id: window.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        LogReader { shared: self.shared.clone() }
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (to, saved) = oneshot::channel();
+        self.shared.window().vote = Some(*vote);
+        self.hand_over(Operation::Vote(vote.into(), to))?;
+        saved.await.map_err(|_| io::Error::other("the log's thread ended"))?
+    }
+
+    async fn save_committed(&mut self, committed: Option<alias::LogIdOf<Group>>) -> io::Result<()> {
+        let Some(committed) = committed else { return Ok(()) };
+        self.shared.window().committed = Some(committed);
+        self.hand_over(Operation::Committed((&committed).into()))
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.shared.window().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Group>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let bytes = entries.iter().map(cost).sum();
+        let records = entries.iter().map(|entry| ((&entry.log_id).into(), DiskPayload::of(entry))).collect();
+        {
+            let mut window = self.shared.window();
+            for entry in entries {
+                window.push(entry);
+            }
+        }
+        self.hand_over(Operation::Append(records, bytes, callback))
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.shared.window().truncate_after(last);
+        self.hand_over(Operation::TruncateAfter(last.as_ref().map(Into::into)))
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.shared.window().purge(upto);
+        self.hand_over(Operation::Purge((&upto).into()))
+    }
+}
+
+/// Where the log of a data directory lives.
+pub(crate) fn dir_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("log")
+}

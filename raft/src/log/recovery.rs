@@ -1,0 +1,204 @@
+//! What is done to the log files before `raft-log` opens them: tell a torn write from damage.
+//!
+//! Left to itself, `raft-log` cuts the newest file at the first record that it can't read to the end, whatever follows,
+//! and removes a newest file whose first record is incomplete. Here that is decided first, by these rules:
+//!
+//! - Only the newest file can end in a torn write: an older one was synced before the next got its first record.
+//! - A torn write is the last thing in the file. It is shorter than it says, or part of it (a whole sector, or all that
+//!   follows) was never written and reads as zeros. It was not acknowledged: an acknowledgement follows an fsync. It is
+//!   cut off.
+//! - Anything else that can't be read is damage: a record with readable ones after it, or a last record that is complete
+//!   but fails its checksum. The node refuses to start. What was acknowledged may be in there, and a member that forgets
+//!   what it acknowledged can make its group lose it.
+//!
+//! A single flipped bit in a last record could in theory be a torn write; sectors are written whole, so it is treated
+//! as damage.
+//!
+//! Whatever is left is synced: after a kill, the page cache may hold records that never reached the disk, and from now on
+//! this node vouches for them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use raft_log::RaftLogRecord;
+use raft_log::codeq::Decode;
+use tracing::warn;
+
+use super::record::{HEAD_BYTES, LOG_ID_BYTES, Records, VOTE_BYTES, length_in_head};
+
+const TYPE_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 8;
+const SECTOR_BYTES: usize = 512;
+const TYPES: u32 = 6;
+
+/// What is wrong with a log, for the operator.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    /// Damage.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Damaged { file: PathBuf, offset: u64, what: String },
+    /// The disk refused.
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Prepares the files of `dir` for `raft-log`. Returns how many bytes were cut.
+pub(super) fn prepare(dir: &Path) -> Result<u64, RecoveryError> {
+    let in_dir = |source| RecoveryError::Io { path: dir.to_owned(), source };
+    let mut files = chunks(dir).map_err(in_dir)?;
+    let mut cut = 0;
+    while let Some(file) = files.last() {
+        let in_file = |source| RecoveryError::Io { path: file.clone(), source };
+        let bytes = std::fs::read(file).map_err(in_file)?;
+        let kept = readable(file, &bytes)?;
+        cut += (bytes.len() - kept) as u64;
+        if kept < bytes.len() {
+            warn!(file = %file.display(), offset = kept, bytes = bytes.len() - kept, "cut a torn write off the log");
+        }
+        if kept > 0 {
+            let open = OpenOptions::new().write(true).open(file).map_err(in_file)?;
+            open.set_len(kept as u64).and_then(|()| open.sync_all()).map_err(in_file)?;
+            break;
+        }
+        // A file without its first record was being created; the one before it is the newest that counts.
+        std::fs::remove_file(file).map_err(in_file)?;
+        files.pop();
+    }
+    if let [.., older, _newest] = files.as_slice() {
+        let synced = File::open(older).and_then(|file| file.sync_all());
+        synced.map_err(|source| RecoveryError::Io { path: older.clone(), source })?;
+    }
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
+    Ok(cut)
+}
+
+/// The log files, oldest first.
+pub(super) fn chunks(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "wal") {
+            files.push(path);
+        }
+    }
+    // The names carry zero-padded offsets, so they sort as the offsets do.
+    files.sort();
+    Ok(files)
+}
+
+/// How many bytes of the newest file are whole records. The rest is a torn write, or this is an error.
+fn readable(file: &Path, bytes: &[u8]) -> Result<usize, RecoveryError> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match record_at(&bytes[at..]) {
+            Ok(length) => at += length,
+            Err(what) => match damage(bytes, at) {
+                None => return Ok(at),
+                Some(why) => {
+                    let what = format!("{what}; {why}");
+                    return Err(RecoveryError::Damaged { file: file.to_owned(), offset: at as u64, what });
+                }
+            },
+        }
+    }
+    Ok(at)
+}
+
+fn record_at(bytes: &[u8]) -> Result<usize, io::Error> {
+    let mut rest = bytes;
+    RaftLogRecord::<Records>::decode(&mut rest)?;
+    Ok(bytes.len() - rest.len())
+}
+
+/// Says why the unreadable record at `at` is not a torn write; `None` if it is one.
+fn damage(bytes: &[u8], at: usize) -> Option<&'static str> {
+    let rest = &bytes[at..];
+    let (resume, end, short) = match extent(rest) {
+        // The rest is inside this entry, also where it looks like records: proposals may contain anything.
+        Extent::Entry(length) if length > rest.len() => return None,
+        Extent::Entry(length) => (at + length, at + length, false),
+        Extent::Fixed(length) => (at + 1, (at + length).min(bytes.len()), length > rest.len()),
+        Extent::CutShort => (at + 1, bytes.len(), true),
+        Extent::Unknown => (at + 1, bytes.len(), false),
+    };
+    if (resume..bytes.len()).any(|from| is_record(&bytes[from..])) {
+        return Some("readable records follow it");
+    }
+    if short || rest.iter().all(|byte| *byte == 0) || has_zero_sector(bytes, at, end) {
+        return None;
+    }
+    Some("it is complete but fails its checksum")
+}
+
+/// A cheap look first: most offsets are no record, and this runs for every offset.
+fn is_record(bytes: &[u8]) -> bool {
+    matches!(bytes, [0, 0, 0, kind, ..] if u32::from(*kind) < TYPES) && record_at(bytes).is_ok()
+}
+
+enum Extent {
+    /// An entry of this many bytes, by its own head.
+    Entry(usize),
+    /// Another record, of this many bytes if its type is to be trusted.
+    Fixed(usize),
+    /// The file ends before the record could say how long it is.
+    CutShort,
+    /// The head can't be trusted.
+    Unknown,
+}
+
+fn extent(rest: &[u8]) -> Extent {
+    let Some((kind, body)) = rest.split_at_checked(TYPE_BYTES) else {
+        return Extent::CutShort;
+    };
+    let kind = u32::from_be_bytes(kind.try_into().expect("four bytes were split off"));
+    let fixed = |length: usize| Extent::Fixed(TYPE_BYTES + length + CHECKSUM_BYTES);
+    match kind {
+        0 => fixed(VOTE_BYTES),
+        1 => match body.get(LOG_ID_BYTES..LOG_ID_BYTES + HEAD_BYTES) {
+            None => Extent::CutShort,
+            Some(head) => match length_in_head(head.try_into().expect("the range has the size of a head")) {
+                Some(length) => {
+                    Extent::Entry(TYPE_BYTES + LOG_ID_BYTES + HEAD_BYTES + length as usize + CHECKSUM_BYTES)
+                }
+                None => Extent::Unknown,
+            },
+        },
+        2 | 4 => fixed(LOG_ID_BYTES),
+        3 => match body.first() {
+            None => Extent::CutShort,
+            Some(0) => fixed(1),
+            Some(1) => fixed(1 + LOG_ID_BYTES),
+            Some(_) => Extent::Unknown,
+        },
+        5 => checkpoint_extent(body),
+        _ => Extent::Unknown,
+    }
+}
+
+/// A checkpoint is a version and five optional parts of fixed size: vote, last, committed, purged, owner.
+fn checkpoint_extent(body: &[u8]) -> Extent {
+    let mut length = 1;
+    for part in [VOTE_BYTES, LOG_ID_BYTES, LOG_ID_BYTES, LOG_ID_BYTES, 16] {
+        match body.get(length) {
+            None => return Extent::CutShort,
+            Some(0) => length += 1,
+            Some(1) => length += 1 + part,
+            Some(_) => return Extent::Unknown,
+        }
+    }
+    Extent::Fixed(TYPE_BYTES + length + CHECKSUM_BYTES)
+}
+
+/// Whether a sector's worth of `from..to` was never written. Sectors are counted from the start of the file.
+fn has_zero_sector(bytes: &[u8], from: usize, to: usize) -> bool {
+    let mut start = from;
+    while start < to {
+        let end = ((start / SECTOR_BYTES + 1) * SECTOR_BYTES).min(to);
+        if bytes[start..end].iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        start = end;
+    }
+    false
+}

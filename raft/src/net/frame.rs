@@ -1,0 +1,202 @@
+//! What travels between members.
+//!
+//! ```text
+//! connector:  "SWBR" 1                  the service's listener reads this much and hands the stream over
+//!             frame(hello)
+//! acceptor:   frame(greeting)           welcome, or why not; then the stream is closed
+//! both:       frames, as the purpose has it
+//! ```
+//! A frame is a length (u32 LE) and as many bytes of postcard. A hello begins with a version byte, which is raised with
+//! every change of any message: there is no other negotiation. Requests carry a number that their answers repeat, so
+//! that the answer to a request given up earlier is told from the one that is waited for.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use crate::entry::{Group, SnapshotMeta, Vote};
+use crate::settings::{Limits, NodeId};
+use crate::stream::Stream;
+
+/// The first bytes of every connection between members, written by the connector.
+pub const PREAMBLE: &[u8; 5] = b"SWBR\x01";
+
+/// The version of every message here.
+const VERSION: u8 = 1;
+
+pub(crate) type Wire = Framed<Box<dyn Stream>, LengthDelimitedCodec>;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Purpose {
+    /// A pipelined stream of entries.
+    Append,
+    /// Signs of life, and the rounds that confirm a leader. Beside `Append`, so that entries never delay them.
+    Heartbeat,
+    /// Votes, and the transfer of leadership.
+    Vote,
+    /// Read indices.
+    Read,
+    /// Snapshots.
+    Snapshot,
+    /// Questions of a member that has not been founded. The only purpose for which nonces need not be known.
+    Founding,
+}
+
+/// Who connects to whom, and what for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) cluster: String,
+    pub(crate) from: NodeId,
+    pub(crate) from_nonce: u64,
+    pub(crate) to: NodeId,
+    /// The nonce that the connector's membership has for the acceptor; 0 if it has none.
+    pub(crate) to_nonce: u64,
+    pub(crate) purpose: Purpose,
+}
+
+/// The answer to a hello.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Greeting {
+    Welcome,
+    Refused(Refusal),
+}
+
+/// Why a stream is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("it does not speak this protocol")]
+    Garbage,
+    #[error("it speaks version {theirs} of the protocol, this member speaks {ours}")]
+    Version { theirs: u8, ours: u8 },
+    #[error("it belongs to cluster {theirs:?}, this member to {ours:?}")]
+    Cluster { theirs: String, ours: String },
+    #[error("it looks for node {wanted}, this is node {here}")]
+    WrongNode { wanted: NodeId, here: NodeId },
+    #[error(
+        "it looks for another data directory of node {0}: the one that the group knows was lost. Start the node with an \
+         empty directory, --join and a new id"
+    )]
+    OtherDirectory(NodeId),
+    #[error("node {0} comes with another data directory than the one that the group knows")]
+    Impostor(NodeId),
+    #[error("too many streams of this kind are open")]
+    Busy,
+}
+
+impl Hello {
+    pub(crate) fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![VERSION]).expect("a hello is plain data").into()
+    }
+
+    pub(crate) fn decode(frame: &[u8]) -> Result<Hello, Refusal> {
+        match frame {
+            [VERSION, hello @ ..] => postcard::from_bytes(hello).map_err(|_| Refusal::Garbage),
+            [theirs, ..] => Err(Refusal::Version { theirs: *theirs, ours: VERSION }),
+            [] => Err(Refusal::Garbage),
+        }
+    }
+}
+
+/// `Append` and `Heartbeat`, to the acceptor.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) enum AppendAsk {
+    /// Keeps the connection.
+    Ping,
+    Append(u64, AppendEntriesRequest<Group>),
+}
+
+/// `Append` and `Heartbeat`, back: one for each request, in order.
+pub(crate) type AppendAnswer = (u64, StreamAppendResult<Group>);
+
+/// `Vote`, to the acceptor.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) enum VoteAsk {
+    Vote(VoteRequest<Group>),
+    PreVote(VoteRequest<Group>),
+    Transfer(TransferLeaderRequest<Group>),
+}
+
+/// `Vote`, back.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) enum VoteAnswer {
+    Vote(VoteResponse<Group>),
+    Transfer(TransferLeaderResponse<Group>),
+    /// The acceptor is stopping.
+    Stopped,
+}
+
+/// `Read`, back: the index up to which a reader must have applied, or who leads instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ReadAnswer {
+    Index(u64),
+    NotLeader,
+    NoQuorum,
+}
+
+/// `Snapshot`, to the acceptor: this, then chunks of a checksum (crc32, u32 LE) and bytes, `bytes` in all.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) struct SnapshotHead {
+    pub(crate) vote: Vote,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) bytes: u64,
+}
+
+/// `Snapshot`, back, once: after the installation, or as soon as it is refused.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) enum SnapshotAnswer {
+    Installed(SnapshotResponse<Group>),
+    Failed(String),
+}
+
+/// `Founding`, to the acceptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FoundingAsk {
+    /// Whom the asking founder was told to found the cluster with, itself included.
+    pub(crate) founders: BTreeSet<NodeId>,
+}
+
+/// `Founding`, back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FoundingAnswer {
+    /// Nothing was ever stored in the acceptor's directory, which has this nonce.
+    Empty { nonce: u64 },
+    /// The cluster is founded. `seated` tells whether it knows the asking directory as its member.
+    Founded { seated: bool },
+    /// The acceptor has voted or received something, but no membership yet.
+    Underway,
+    /// The acceptor was told other founders, or to join.
+    OtherFounders { founders: BTreeSet<NodeId> },
+}
+
+/// Frames on a stream. Before the greeting nothing larger than a greeting is read.
+pub(crate) fn framed(stream: Box<dyn Stream>) -> Wire {
+    let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(Limits::HELLO_BYTES_MAX).new_codec();
+    Framed::new(stream, codec)
+}
+
+/// Allows full-sized frames, after the greeting.
+pub(crate) fn allow_large(wire: &mut Wire, limits: &Limits) {
+    wire.codec_mut().set_max_frame_length(limits.frame_bytes_max);
+}
+
+pub(crate) fn encode(message: &impl Serialize) -> io::Result<Bytes> {
+    postcard::to_allocvec(message).map(Bytes::from).map_err(io::Error::other)
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(frame).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}

@@ -1,0 +1,207 @@
+//! Every setting and every limit of a replica, with defaults and their reasons.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Names a member for ever. An id is never used again for another data directory.
+pub type NodeId = u64;
+
+/// Where a member is reached. Both are `host:port`; this crate uses `peer` and carries `api` for its owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Where other members connect.
+    pub peer: String,
+    /// Where clients connect.
+    pub api: String,
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "peer {} api {}", self.peer, self.api)
+    }
+}
+
+/// What keeps the log on disk. Every engine stands behind openraft's `RaftLogStorage` and passes the same tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogEngine {
+    /// The `raft-log` crate: chunked, append-only files.
+    #[default]
+    RaftLog,
+}
+
+/// How one replica runs. Validated by [`Raft::start`](crate::Raft::start).
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This member's id.
+    pub id: NodeId,
+    /// The cluster's name. Members of another cluster are refused by it.
+    pub cluster: String,
+    /// Where log, snapshots and identity live; created if missing. One directory belongs to one id for ever.
+    pub data_dir: PathBuf,
+    /// The members that found the cluster, this one included. Empty with `join`. Without meaning once founded.
+    pub founders: BTreeMap<NodeId, Addresses>,
+    /// Start as a newcomer that waits until the members of an existing cluster add it.
+    pub join: bool,
+    /// How others reach this member.
+    pub advertise: Addresses,
+    /// How often a leader shows that it lives. Default 100 ms.
+    pub heartbeat: Duration,
+    /// Shortest and longest silence after which a member asks for votes. Default 300-600 ms.
+    pub election: (Duration, Duration),
+    /// What keeps the log.
+    pub engine: LogEngine,
+    /// Named limits.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// Settings with every default; the caller fills in who and where.
+    pub fn new(id: NodeId, cluster: impl Into<String>, data_dir: impl Into<PathBuf>) -> Settings {
+        Settings {
+            id,
+            cluster: cluster.into(),
+            data_dir: data_dir.into(),
+            founders: BTreeMap::new(),
+            join: false,
+            advertise: Addresses::default(),
+            heartbeat: Duration::from_millis(100),
+            election: (Duration::from_millis(300), Duration::from_millis(600)),
+            engine: LogEngine::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Checks the relations between settings, and says in words what is wrong.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let (shortest, longest) = self.election;
+        if self.cluster.is_empty() || self.cluster.len() > Limits::CLUSTER_NAME_BYTES_MAX {
+            return Err(format!("the cluster name must have 1 to {} bytes", Limits::CLUSTER_NAME_BYTES_MAX));
+        }
+        if self.join != self.founders.is_empty() {
+            return Err("give either the founders of a new cluster, or join".to_owned());
+        }
+        if !self.join && !self.founders.contains_key(&self.id) {
+            return Err(format!("node {} is not among the founders it was given", self.id));
+        }
+        if self.heartbeat.is_zero() || shortest < self.heartbeat * 2 || longest <= shortest {
+            return Err("it must hold that heartbeat * 2 <= shortest election timeout < longest".to_owned());
+        }
+        self.limits.validate()
+    }
+}
+
+/// Everything that is bounded, and why at that size.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest proposal. One entry must not hold up the ones behind it: 1 MiB is about 10 ms of a gigabit link.
+    pub entry_bytes_max: usize,
+    /// Largest frame between members; a longer one ends the connection before anything is reserved for it. It holds one
+    /// append of `append_bytes_max`, or one entry of the largest size with its envelope. Default 8 MiB.
+    pub frame_bytes_max: usize,
+    /// Bytes of entries in one append. Larger ones delay the answers of the ones behind. Default 1 MiB.
+    pub append_bytes_max: usize,
+    /// Entries in one append. Default 1024.
+    pub append_entries_max: u64,
+    /// A snapshot travels in chunks of this size; memory for a transfer is one chunk. Default 1 MiB.
+    pub snapshot_chunk_bytes: usize,
+    /// Entries after which a snapshot is taken: bounds replay at a restart to a few seconds. Default 200 000.
+    pub snapshot_every_entries: u64,
+    /// Bytes of log after which a snapshot is taken, whatever the number of entries: bounds the disk. Default 256 MiB.
+    pub snapshot_every_log_bytes: u64,
+    /// Entries kept behind a snapshot, so that a member that was away for a moment catches up by log. Default 50 000.
+    pub entries_kept_after_snapshot: u64,
+    /// Size of one log file. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
+    pub log_chunk_bytes: usize,
+    /// Recent entries kept in memory, for replication and apply. Default 64 MiB.
+    pub log_cache_bytes: usize,
+    /// How long the log engine gathers before it writes. Never 0: that turns its group commit off. Default 20 us.
+    pub flush_gather: Duration,
+    /// Proposals handed to openraft and not yet answered. More are refused as overloaded. Default 8192.
+    pub proposals_in_flight: usize,
+    /// Bytes of proposals in flight; the queue in front of the log must not grow without bound. Default 64 MiB.
+    pub proposal_bytes_in_flight: usize,
+    /// How long a proposal is waited for; its outcome is unknown afterwards. Default 10 s.
+    pub proposal_within: Duration,
+    /// How long a linearizable read waits for its index to be confirmed and applied. Default 5 s.
+    pub read_within: Duration,
+    /// Readers that may wait for a read index. Default 65 536: each is a few dozen bytes.
+    pub reads_waiting: usize,
+    /// How long a connection may take to be made, greeting included. Default 1 s.
+    pub connect_within: Duration,
+    /// How long a greeting may be awaited on an accepted stream. Default 2 s.
+    pub hello_within: Duration,
+    /// Silence after which an answer is given up and the connection replaced: votes, reads, appends. Default 1.5 s,
+    /// longer than a slow disk stalls.
+    pub answer_within: Duration,
+    /// Silence after which the accepting side closes a connection; connecting sides that mean to keep one say
+    /// something every third of it. Default 15 s.
+    pub idle_max: Duration,
+    /// Streams accepted at once; the ones above are closed unread. Members need about six each. Default 256.
+    pub accepted_streams_max: usize,
+    /// How long sending and installing a snapshot may take after the last chunk. Default 120 s.
+    pub snapshot_install_within: Duration,
+}
+
+impl Limits {
+    /// Longest cluster name; it is in every greeting.
+    pub const CLUSTER_NAME_BYTES_MAX: usize = 128;
+    /// Largest greeting, both ways. Read before anything is known about the other side.
+    pub(crate) const HELLO_BYTES_MAX: usize = 4096;
+
+    fn validate(&self) -> Result<(), String> {
+        let envelope = 64 * 1024;
+        if self.flush_gather.is_zero() {
+            return Err("flush_gather must not be 0: the log engine would stop sharing flushes".to_owned());
+        }
+        if self.frame_bytes_max < self.append_bytes_max + self.entry_bytes_max + envelope {
+            return Err("frame_bytes_max must hold append_bytes_max + entry_bytes_max + 64 KiB".to_owned());
+        }
+        if self.frame_bytes_max < self.snapshot_chunk_bytes + envelope || self.frame_bytes_max > u32::MAX as usize {
+            return Err("frame_bytes_max must hold snapshot_chunk_bytes + 64 KiB and fit 32 bits".to_owned());
+        }
+        if self.proposals_in_flight == 0 || self.proposal_bytes_in_flight < self.entry_bytes_max {
+            return Err("proposals in flight must allow one entry of the largest size".to_owned());
+        }
+        if u32::try_from(self.proposal_bytes_in_flight).is_err() {
+            return Err("proposal_bytes_in_flight must fit 32 bits".to_owned());
+        }
+        if self.log_chunk_bytes == 0 || self.snapshot_chunk_bytes == 0 || self.append_entries_max == 0 {
+            return Err("sizes must not be 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        let mib = 1024 * 1024;
+        Limits {
+            entry_bytes_max: mib,
+            frame_bytes_max: 8 * mib,
+            append_bytes_max: mib,
+            append_entries_max: 1024,
+            snapshot_chunk_bytes: mib,
+            snapshot_every_entries: 200_000,
+            snapshot_every_log_bytes: 256 * mib as u64,
+            entries_kept_after_snapshot: 50_000,
+            log_chunk_bytes: 32 * mib,
+            log_cache_bytes: 64 * mib,
+            flush_gather: Duration::from_micros(20),
+            proposals_in_flight: 8192,
+            proposal_bytes_in_flight: 64 * mib,
+            proposal_within: Duration::from_secs(10),
+            read_within: Duration::from_secs(5),
+            reads_waiting: 65_536,
+            connect_within: Duration::from_secs(1),
+            hello_within: Duration::from_secs(2),
+            answer_within: Duration::from_millis(1500),
+            idle_max: Duration::from_secs(15),
+            accepted_streams_max: 256,
+            snapshot_install_within: Duration::from_secs(120),
+        }
+    }
+}

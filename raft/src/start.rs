@@ -1,0 +1,206 @@
+//! From a data directory to a running replica.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+
+use crate::apply::{Applier, Progress};
+use crate::counters::{Counting, LogCounters};
+use crate::entry::Group;
+use crate::identity::{Identity, IdentityError};
+use crate::log::{self, LogCloser, LogStore, Owner, RecoveryError};
+use crate::machine::StateMachine;
+use crate::net::link::{Lines, Local};
+use crate::net::peer::Peers;
+use crate::settings::{LogEngine, Settings};
+use crate::snapshot::{self, Snapshots};
+use crate::stream::Connect;
+
+/// Why a replica does not start. Nothing was changed in the data directory, except that a torn write may have been cut
+/// off and leftovers removed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Settings contradict each other.
+    #[error("the settings can't work: {0}")]
+    Settings(String),
+    /// The data directory belongs to another node or cluster, or was written by another version.
+    #[error("{0}. Point the node at its own data directory, or start with an empty one, --join and a new id")]
+    Foreign(String),
+    /// What is stored was damaged. The group may count on what can't be read any more, so this node must not go on.
+    #[error(
+        "{0}. Part of what this node has acknowledged is lost. Keep the directory for inspection; remove the node from \
+         its cluster and start it with an empty directory, --join and a new id"
+    )]
+    Damaged(String),
+    /// Another process uses the data directory.
+    #[error("{0}. Another process uses this data directory; stop it first")]
+    InUse(String),
+    /// The disk refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The consensus library refused what it found.
+    #[error("the stored state can't be restored: {0}")]
+    Restore(String),
+}
+
+impl From<IdentityError> for StartError {
+    fn from(e: IdentityError) -> StartError {
+        match e {
+            IdentityError::Io { path, source } => StartError::Io { path, source },
+            IdentityError::Damaged { .. } => StartError::Damaged(e.to_string()),
+            IdentityError::Format { .. } | IdentityError::Foreign { .. } => StartError::Foreign(e.to_string()),
+        }
+    }
+}
+
+impl From<RecoveryError> for StartError {
+    fn from(e: RecoveryError) -> StartError {
+        match e {
+            RecoveryError::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock => {
+                StartError::InUse(source.to_string())
+            }
+            RecoveryError::Io { path, source } => StartError::Io { path, source },
+            RecoveryError::Damaged { .. } => StartError::Damaged(e.to_string()),
+        }
+    }
+}
+
+/// What is on disk, open.
+struct Disk {
+    identity: Identity,
+    pristine: bool,
+    store: LogStore,
+    closer: LogCloser,
+    snapshots: Snapshots,
+}
+
+/// Opens or creates the data directory. Blocks.
+///
+/// The identity is written last: while it is missing, nothing was promised to anyone, and an interrupted creation is
+/// simply repeated. Once it is there, the log must be too.
+fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
+    let (log_dir, snapshot_dir) = (log::dir_in(&settings.data_dir), snapshot::dir_in(&settings.data_dir));
+    for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
+        std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
+    }
+    let known = Identity::load(&settings.data_dir)?;
+    let create = known.is_none();
+    let identity = match known {
+        Some(identity) => {
+            identity.check(&settings.data_dir, settings)?;
+            identity
+        }
+        None => Identity::draw(settings),
+    };
+    let owner = Owner { id: identity.id, nonce: identity.nonce };
+    let LogEngine::RaftLog = settings.engine;
+    let opened = log::open(&log_dir, owner, create, &settings.limits, counters)?;
+    let snapshots = Snapshots::open(&snapshot_dir).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
+        _ => StartError::Io { path: snapshot_dir.clone(), source },
+    })?;
+    let pristine = opened.pristine && snapshots.current().is_none();
+    if create {
+        if !pristine {
+            let found = format!("{} holds a log or a snapshot but no identity", settings.data_dir.display());
+            return Err(StartError::Damaged(found));
+        }
+        identity.store(&settings.data_dir)?;
+    }
+    Ok(Disk { identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How openraft is set up. What is not its default, and why:
+fn config(settings: &Settings) -> Result<Config, StartError> {
+    let limits = &settings.limits;
+    let (heartbeat, shortest, longest) =
+        (millis(settings.heartbeat), millis(settings.election.0), millis(settings.election.1));
+    // A heartbeat right after an acknowledged append tells nothing new; but a gap must never reach an election timeout.
+    let spared = heartbeat / 2;
+    let spare_heartbeats = heartbeat * 13 / 64 + heartbeat + spared < shortest;
+    let config = Config {
+        cluster_name: settings.cluster.clone(),
+        heartbeat_interval: heartbeat,
+        heartbeat_min_interval: Some(if spare_heartbeats { spared } else { 0 }),
+        election_timeout_min: shortest,
+        election_timeout_max: longest,
+        max_payload_entries: limits.append_entries_max,
+        max_append_entries: Some(4096),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(limits.snapshot_every_entries),
+        max_in_snapshot_log_to_keep: limits.entries_kept_after_snapshot,
+        // A follower behind by more gets a snapshot, which must then be a shorter way.
+        replication_lag_threshold: limits.snapshot_every_entries.saturating_mul(2),
+        purge_batch_size: (limits.entries_kept_after_snapshot / 8).clamp(1, 4096),
+        // The default of 200 ms never gets a real snapshot across.
+        install_snapshot_timeout: millis(limits.snapshot_install_within).max(60_000),
+        // A returning or cut-off member must not depose a leader that works.
+        enable_pre_vote: Some(true),
+        // A leader that can't reach a majority must let the others elect one (openraft #2080).
+        quorum_loss_probe_interval: Some((2 * longest).max(1600)),
+        // A restarted leader stands for election like everyone: what it kept in memory as a leader is gone.
+        enable_leader_restore: Some(false),
+        // A member whose log went backwards has lost what it acknowledged.
+        allow_log_reversion: None,
+        ..Config::default()
+    };
+    config.validate().map_err(|e| StartError::Settings(e.to_string()))
+}
+
+/// A replica whose tasks do not run yet.
+pub(crate) struct Built {
+    pub(crate) raft: openraft::Raft<Group, Applier>,
+    pub(crate) local: Arc<Local>,
+    pub(crate) lines: Arc<Lines>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) counting: Arc<Counting>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) pristine: bool,
+    pub(crate) closer: LogCloser,
+}
+
+/// Restores the state from disk: the snapshot, then the entries that are known to be committed.
+pub(crate) async fn build(
+    settings: &Settings,
+    machine: Arc<dyn StateMachine>,
+    connect: Arc<dyn Connect>,
+) -> Result<Built, StartError> {
+    settings.validate().map_err(StartError::Settings)?;
+    let config = config(settings)?;
+    let counting = Arc::new(Counting::default());
+    let (of_disk, counters) = (settings.clone(), counting.log.clone());
+    let opened = tokio::task::spawn_blocking(move || open_disk(&of_disk, counters));
+    let disk = opened.await.map_err(|e| StartError::Restore(e.to_string()))??;
+    let local = Arc::new(Local {
+        cluster: settings.cluster.clone(),
+        id: settings.id,
+        nonce: disk.identity.nonce,
+        heartbeat: settings.heartbeat,
+        limits: settings.limits.clone(),
+        connect,
+    });
+    let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
+    let snapshots = Arc::new(disk.snapshots);
+    let applier = Applier::new(machine, snapshots.clone(), progress.clone(), counting.clone());
+    let peers = Peers::new(local.clone(), lines.clone());
+    let built = openraft::Raft::build(settings.id, Arc::new(config), peers, disk.store, applier).await;
+    let raft = match built {
+        Ok(raft) => raft,
+        Err(e) => {
+            disk.closer.close().await;
+            return Err(StartError::Restore(e.to_string()));
+        }
+    };
+    Ok(Built { raft, local, lines, progress, counting, snapshots, pristine: disk.pristine, closer: disk.closer })
+}

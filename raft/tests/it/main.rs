@@ -1,0 +1,7 @@
+//! The replica through its public interface: clusters on loopback sockets, with a register machine.
+
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails right there")]
+
+mod cluster;
+mod harness;
+mod register;
