@@ -127,7 +127,7 @@ pub enum OpOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum OpRefused {
     /// The user has as many connections as the policy allows.
-    #[error("the user has {max} connections already, the most that are allowed")]
+    #[error("the user has all the connections that are allowed, {max}")]
     ConnectionLimit {
         /// The limit.
         max: u32,

@@ -90,7 +90,12 @@ impl Pages {
         }
         let page = Arc::make_mut(page);
         page.present &= !bit;
-        Some(page.connections.remove((page.present & (bit - 1)).count_ones() as usize))
+        let rank = page.rank(bit);
+        let removed = page.connections.remove(rank);
+        if page.connections.capacity() > 4 * page.connections.len() {
+            page.connections.shrink_to(2 * page.connections.len());
+        }
+        Some(removed)
     }
 
     /// The connections of one session in order of their serials, from the first one after `after`.

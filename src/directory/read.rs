@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::command::Reason;
 use super::ids::{ConnectionId, Epoch, Revision};
-use super::outcome::{Connection, Event, Session};
+use super::outcome::{Connection, Event, OpOutcome, Session};
 use super::sessions::Alive;
 use super::state::Directory;
 use super::users::hash_of;
@@ -186,14 +186,19 @@ impl Directory {
 
     /// An estimate of the memory of this state in bytes, without what frozen copies hold on to.
     pub fn state_bytes(&self) -> u64 {
-        // Measured by benches/directory.rs: the connection and its place in a page, the slot of its user, and what an
-        // allocator adds to each of the two and to the user's name.
-        const CONNECTION_BYTES: u64 = 176;
-        const USER_BYTES: u64 = 40;
-        const SESSION_BYTES: u64 = 1024;
+        // Measured by benches/directory.rs: a connection with its place in a page; a user's slot, and what an allocator
+        // adds to its name; a session and a gateway's record.
+        const CONNECTION_BYTES: u64 = 124;
+        const USER_BYTES: u64 = 68;
+        const SESSION_BYTES: u64 = 512;
         let held = self.live + self.ended.values().map(|ended| ended.held).sum::<u64>();
         let sessions = (self.sessions.len() + self.gateways.len()) as u64;
-        self.text_bytes + held * CONNECTION_BYTES + self.users.len() as u64 * USER_BYTES + sessions * SESSION_BYTES
+        let outcomes = self.sessions.values().flat_map(|alive| alive.window.done()).map(|done| done.ops.len());
+        self.text_bytes
+            + held * CONNECTION_BYTES
+            + self.users.len() as u64 * USER_BYTES
+            + sessions * SESSION_BYTES
+            + (outcomes.sum::<usize>() * size_of::<OpOutcome>()) as u64
     }
 }
 

@@ -115,20 +115,20 @@ struct Slot {
 
 /// Sorted by hash. Users with equal hashes have a slot each and are told apart by the connections themselves.
 type Shard = Vec<Slot>;
-type Row = Vec<Arc<Shard>>;
+
+/// What is not there holds nothing.
+type Row = Vec<Option<Arc<Shard>>>;
 
 /// The index. Cloning copies 256 pointers.
 #[derive(Clone)]
 pub(super) struct Users {
-    rows: Vec<Arc<Row>>,
+    rows: Vec<Option<Arc<Row>>>,
     count: usize,
 }
 
 impl Default for Users {
     fn default() -> Self {
-        let empty = Arc::new(Shard::new());
-        let row = Arc::new(vec![empty; ROWS]);
-        Self { rows: vec![row; ROWS], count: 0 }
+        Self { rows: vec![None; ROWS], count: 0 }
     }
 }
 
@@ -163,25 +163,29 @@ impl Users {
         let Some(at) = position(shard, hash, |held| held.contains(id)) else { return };
         if let Held::One(_) = shard[at].held {
             shard.remove(at);
+            give_back(shard);
             self.count -= 1;
         } else {
             shard[at].held.remove(id);
         }
     }
 
-    /// Everything that is held, in no meaningful order.
+    /// Everything that is held, in order of the hashes.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Held)> {
-        self.rows.iter().flat_map(|row| row.iter()).flat_map(|s| s.iter()).map(|slot| (slot.hash, &slot.held))
+        let shards = self.rows.iter().flatten().flat_map(|row| row.iter().flatten());
+        shards.flat_map(|shard| shard.iter()).map(|slot| (slot.hash, &slot.held))
     }
 
-    fn shard(&self, hash: u64) -> &Shard {
+    fn shard(&self, hash: u64) -> &[Slot] {
         let (row, column) = place(hash);
-        &self.rows[row][column]
+        let shard = self.rows[row].as_ref().and_then(|row| row[column].as_ref());
+        shard.map_or(&[], |shard| shard)
     }
 
     fn shard_mut(&mut self, hash: u64) -> &mut Shard {
         let (row, column) = place(hash);
-        Arc::make_mut(&mut Arc::make_mut(&mut self.rows[row])[column])
+        let row = self.rows[row].get_or_insert_with(|| Arc::new(vec![None; ROWS]));
+        Arc::make_mut(Arc::make_mut(row)[column].get_or_insert_default())
     }
 }
 
@@ -204,5 +208,73 @@ fn position(shard: &[Slot], hash: u64, is_it: impl Fn(&Held) -> bool) -> Option<
 fn make_room(shard: &mut Shard) {
     if shard.len() == shard.capacity() {
         shard.reserve_exact((shard.len() / 4).max(4));
+    }
+}
+
+/// Shrinks a shard of which more than half is slack.
+fn give_back(shard: &mut Shard) {
+    if shard.capacity() > 2 * shard.len() + 4 {
+        shard.shrink_to(shard.len() + shard.len() / 4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outcome::Connection;
+    use super::*;
+
+    fn add(users: &mut Users, pages: &mut Pages, hash: u64, user: &str, id: ConnectionId) {
+        users.insert(hash, user, id, pages);
+        let connection = Connection {
+            user: user.into(),
+            device: "".into(),
+            granted: 1,
+            connected_at_ms: 0,
+            remote: None,
+            meta: None,
+            meta_version: 1,
+        };
+        pages.put(id, Arc::new(connection));
+    }
+
+    fn ids(users: &Users, pages: &Pages, hash: u64, user: &str) -> Vec<(Epoch, Vec<Serial>)> {
+        let held = users.get(hash, user, pages);
+        held.into_iter().flat_map(|held| held.runs().map(|(epoch, _)| (epoch, held.serials(epoch).to_vec()))).collect()
+    }
+
+    #[test]
+    fn users_with_equal_hashes_are_kept_apart() {
+        let (mut users, mut pages) = (Users::default(), Pages::default());
+        for serial in 1..=9 {
+            let user = ["a", "b", "c"][serial as usize % 3];
+            add(&mut users, &mut pages, 77, user, ConnectionId { epoch: serial % 2, serial });
+        }
+        assert_eq!(users.len(), 3);
+        assert_eq!(ids(&users, &pages, 77, "b"), [(0, vec![4]), (1, vec![1, 7])]);
+        for serial in [1, 4, 7] {
+            let id = ConnectionId { epoch: serial % 2, serial };
+            users.remove(77, id);
+            users.remove(77, id);
+            pages.remove(id);
+        }
+        assert_eq!(ids(&users, &pages, 77, "b"), []);
+        assert_eq!(ids(&users, &pages, 77, "c"), [(0, vec![2, 8]), (1, vec![5])]);
+        assert_eq!(users.len(), 2);
+    }
+
+    #[test]
+    fn a_frozen_index_does_not_change_and_an_empty_one_holds_no_memory() {
+        let (mut users, mut pages) = (Users::default(), Pages::default());
+        for serial in 0..1000 {
+            add(&mut users, &mut pages, serial << 40, &format!("{serial}"), ConnectionId { epoch: 1, serial });
+        }
+        let frozen = users.clone();
+        for serial in 0..1000 {
+            users.remove(serial << 40, ConnectionId { epoch: 1, serial });
+        }
+        assert_eq!((users.len(), users.iter().count()), (0, 0));
+        assert!(users.rows.iter().flatten().flat_map(|row| row.iter().flatten()).all(|shard| shard.capacity() <= 4));
+        assert_eq!((frozen.len(), frozen.iter().count()), (1000, 1000));
+        assert_eq!(ids(&frozen, &pages, 999 << 40, "999"), [(1, vec![999])]);
     }
 }

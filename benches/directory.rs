@@ -1,0 +1,237 @@
+//! What the directory costs at a million connections, in memory alone: `cargo bench --bench directory [-- COUNT]`.
+//!
+//! The floor, in the same run, is an insertion into a plain `HashMap<Arc<str>, u64>`: no sessions, no order, no events, no
+//! frozen copies.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use switchboard::directory::{
+    Applied, Batch, Command, ConnectionId, Directory, Entry, Epoch, GatewayAddresses, Op, OpenSession, Policy, Reason,
+    Register,
+};
+
+/// Registrations of one entry: what a gateway gathers in a few milliseconds under load.
+const BATCH: u64 = 64;
+
+fn main() {
+    let count = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000_000);
+    println!("{count} connections, {BATCH} an entry, 4 gateways");
+    let mut run = Run { directory: Directory::new(), random: 7 };
+    for gateway in 0..5 {
+        run.apply(open(gateway));
+    }
+    run.fill(count);
+    run.look_up(count);
+    run.churn("unregister and register, nothing frozen", count);
+    run.freeze(count);
+    run.snapshot();
+    run.hot_user(count / 10);
+    run.end(count);
+    floor(count);
+}
+
+struct Run {
+    directory: Directory,
+    random: u64,
+}
+
+impl Run {
+    fn apply(&mut self, command: Command) -> Applied {
+        self.directory.apply(self.directory.revision() + 1, &Entry { at_ms: 0, commands: vec![command] })
+    }
+
+    fn fill(&mut self, count: u64) {
+        let before = resident_bytes();
+        // One batch at a time, as they arrive: their texts end up between those of the state.
+        let (mut spent, mut slowest) = (Duration::ZERO, Duration::ZERO);
+        for first in (0..count).step_by(BATCH as usize) {
+            let epoch = 1 + (first / BATCH) % 4;
+            let ops = (first..(first + BATCH).min(count)).map(|n| register(n, &user(n))).collect();
+            let command = Command::Batch(Batch { epoch, seq: None, ops });
+            let start = Instant::now();
+            black_box(self.apply(command));
+            spent += start.elapsed();
+            slowest = slowest.max(start.elapsed());
+        }
+        row("register", spent, count);
+        println!("{:>52} {:>10.1?}", "slowest entry", slowest);
+        let bytes = resident_bytes().saturating_sub(before);
+        println!("{:>52} {:>10} B", "resident memory a connection, all texts included", bytes / count);
+        println!("{:>52} {:>10} B", "... as state_bytes() estimates it", self.directory.state_bytes() / count);
+    }
+
+    fn look_up(&mut self, count: u64) {
+        let users: Vec<String> = (0..100_000).map(|_| user(self.random() % count)).collect();
+        let start = Instant::now();
+        let found: usize = users.iter().map(|user| self.directory.connections_of(user).len()).sum();
+        row("look up a user", start.elapsed(), 100_000);
+        assert_eq!(found, users.len());
+        let start = Instant::now();
+        assert_eq!(self.directory.scan(None).count() as u64, count);
+        row("scan", start.elapsed(), count);
+    }
+
+    /// Connections go and come again under new serials, at random places.
+    fn churn(&mut self, what: &str, count: u64) {
+        let rounds = 100_000 / BATCH;
+        let mut spent = Duration::ZERO;
+        for _ in 0..rounds {
+            let mut ops = Vec::new();
+            let start = self.random() % count;
+            let found: Vec<_> = (0..BATCH / 2)
+                .filter_map(|n| {
+                    let n = (start + n * 7919) % count;
+                    let live = *self.directory.connections_of(&user(n)).first()?;
+                    Some((n, live.id))
+                })
+                .collect();
+            let Some(epoch) = found.first().map(|(_, id)| id.epoch) else { continue };
+            for (n, id) in found.into_iter().filter(|(_, id)| id.epoch == epoch) {
+                ops.push(Op::Unregister { serial: id.serial, reason: Reason::Closed });
+                let serial = (self.directory.revision() << 24) + ops.len() as u64;
+                ops.push(register(serial, &user(n)));
+            }
+            let done = ops.len() as u32;
+            let start = Instant::now();
+            black_box(self.apply(Command::Batch(Batch { epoch, seq: None, ops })));
+            spent += start.elapsed() * BATCH as u32 / done;
+        }
+        row(what, spent, rounds * BATCH);
+    }
+
+    fn freeze(&mut self, count: u64) {
+        let start = Instant::now();
+        let frozen = self.directory.clone();
+        println!("{:>52} {:>10.1?}", "clone", start.elapsed());
+        let before = resident_bytes();
+        self.churn("... right after a clone", count);
+        let bytes = resident_bytes().saturating_sub(before);
+        println!("{:>52} {:>10} MB", "copied for 100,000 changes", bytes / 1_000_000);
+        let start = Instant::now();
+        drop(frozen);
+        println!("{:>52} {:>10.1?}", "dropping the clone", start.elapsed());
+    }
+
+    fn snapshot(&mut self) {
+        let mut bytes = Vec::new();
+        let start = Instant::now();
+        self.directory.write_to(&mut bytes).expect("a Vec takes all bytes");
+        println!("{:>52} {:>10.1?} {:>6} MB", "write a snapshot", start.elapsed(), bytes.len() / 1_000_000);
+        let start = Instant::now();
+        let read = Directory::read_from(&mut bytes.as_slice()).expect("it was just written");
+        println!("{:>52} {:>10.1?}", "read it", start.elapsed());
+        let start = Instant::now();
+        assert_eq!(read.digest(), self.directory.digest());
+        println!("{:>52} {:>10.1?}", "digest", start.elapsed() / 2);
+    }
+
+    /// Everybody under one name: the index must not become slow by it.
+    fn hot_user(&mut self, count: u64) {
+        let mut spent = Duration::ZERO;
+        for first in (0..count).step_by(BATCH as usize) {
+            let ops = (first..first + BATCH).map(|n| register(n, "anonymous")).collect();
+            let start = Instant::now();
+            black_box(self.apply(Command::Batch(Batch { epoch: 5, seq: None, ops })));
+            spent += start.elapsed();
+        }
+        row("register under one name", spent, count);
+        let start = Instant::now();
+        let frozen = self.directory.clone();
+        let ops = (0..BATCH).map(|n| Op::Unregister { serial: n * (count / BATCH), reason: Reason::Closed }).collect();
+        black_box(self.apply(Command::Batch(Batch { epoch: 5, seq: None, ops })));
+        row("unregister under one name, after a clone", start.elapsed(), BATCH);
+        drop(frozen);
+    }
+
+    fn end(&mut self, count: u64) {
+        for epoch in 1..=4 {
+            let start = Instant::now();
+            let applied = self.apply(Command::EndSession { epoch, reason: Reason::Died });
+            println!("{:>52} {:>10.1?}", format!("end a session of {}", count / 4), start.elapsed());
+            if epoch == 4 {
+                let start = Instant::now();
+                let closed = applied.ends[0].frozen.closed_by(epoch).count() as u64;
+                row("list what it closed", start.elapsed(), closed);
+            }
+        }
+        let (mut spent, mut slowest, mut freed) = (Duration::ZERO, Duration::ZERO, 0);
+        for epoch in 1..=4 {
+            while let Some(held) = self.held(epoch) {
+                let start = Instant::now();
+                black_box(self.apply(Command::Reclaim { epoch, limit: 1000 }));
+                slowest = slowest.max(start.elapsed());
+                spent += start.elapsed();
+                freed += held.min(1000);
+            }
+        }
+        row("reclaim", spent, freed);
+        println!("{:>52} {:>10.1?}", "slowest slice of 1,000", slowest);
+        assert_eq!(self.directory.connection(ConnectionId { epoch: 1, serial: 1 }).map(|live| live.id), None);
+    }
+
+    fn held(&self, epoch: Epoch) -> Option<u64> {
+        self.directory.ended_sessions().find(|ended| ended.epoch == epoch).map(|ended| ended.held)
+    }
+
+    /// xorshift: repeatable, and no dependency.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+fn floor(count: u64) {
+    let mut map: HashMap<Arc<str>, u64> = HashMap::new();
+    let mut spent = Duration::ZERO;
+    for first in (0..count).step_by(BATCH as usize) {
+        let users: Vec<Arc<str>> = (first..(first + BATCH).min(count)).map(|n| user(n).into()).collect();
+        let start = Instant::now();
+        for (n, user) in users.into_iter().enumerate() {
+            map.insert(user, n as u64);
+        }
+        spent += start.elapsed();
+    }
+    row("floor: insert into a std HashMap", spent, count);
+}
+
+fn row(what: &str, spent: Duration, count: u64) {
+    println!("{what:>52} {:>10.0} ns each", spent.as_nanos() as f64 / count as f64);
+}
+
+fn user(n: u64) -> String {
+    // Spread, so that neither names nor hashes arrive in order.
+    format!("user:{:016x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+fn open(n: u64) -> Command {
+    Command::OpenSession(OpenSession {
+        gateway: format!("gw-{n}").into(),
+        nonce: "nonce".into(),
+        attempt: 1,
+        lease_ms: 3000,
+        addresses: GatewayAddresses::default(),
+    })
+}
+
+fn register(serial: u64, user: &str) -> Op {
+    Op::Register(Register {
+        serial,
+        user: user.into(),
+        device: "web".into(),
+        policy: Policy::Multi { max: 16_000_000 },
+        connected_at_ms: 1_700_000_000_000,
+        remote: None,
+        meta: None,
+    })
+}
+
+/// Resident memory of this process; 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
