@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod chance;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod directory;

@@ -114,10 +114,10 @@ fn answer(id: &str, pushed: Pushed) -> PushAnswer {
     let reached = |status| matches!(status, TargetStatus::Acked | TargetStatus::Written);
     let delivered = pushed.results.iter().filter(|result| reached(result.status)).count();
     let failed = pushed.results.len() - delivered;
-    // Without any target nothing was reached: whoever falls back on another way to the user has to learn that.
+    // Where the caller excepted every target there was nothing to do, and nothing failed.
     let outcome = match (delivered, failed) {
-        (0, _) => PushOutcome::Failed,
         (_, 0) => PushOutcome::Delivered,
+        (0, _) => PushOutcome::Failed,
         _ => PushOutcome::Partial,
     };
     let target = |result: crate::push::TargetResult| PushTarget {

@@ -96,7 +96,8 @@ impl<V: View, L: Local> Router<V, L> {
         }
         let at = self.resolve(&orders[0].target);
         let again = orders.iter().zip(&first).map(|(order, tried)| {
-            let settled = |id: ConnectionId| tried.iter().any(|(found, status)| found.id == id && !wants_retry(*status));
+            let settled =
+                |id: ConnectionId| tried.iter().any(|(found, status)| found.id == id && !wants_retry(*status));
             (order, order.select(&at.value).into_iter().filter(|found| !settled(found.id)).collect())
         });
         let second = self.attempt(&at, again).await;
@@ -135,7 +136,8 @@ impl<V: View, L: Local> Router<V, L> {
             }
             waiting.push(of_order);
         }
-        let answers = waiting.into_iter().map(|of_order| async { join_all(of_order).await.into_iter().flatten().collect() });
+        let answers =
+            waiting.into_iter().map(|of_order| async { join_all(of_order).await.into_iter().flatten().collect() });
         join_all(answers).await
     }
 
