@@ -23,6 +23,9 @@ async fn every_failure_has_the_one_form() {
     assert_eq!(got.error(), (400, "bad_request".into()));
     let large = vec![b' '; 3 << 20];
     assert_eq!(api.call(Method::POST, "/v1/users/a/push", &[], large).await.error(), (413, "too_large".into()));
+    let head = b"POST /v1/users/a/push HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9999999\r\n\r\n";
+    let answer = api.raw(head).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "a body that is asked for first is never sent: {answer}");
     for (method, path) in [
         (Method::GET, "/v1/topics"),
         (Method::GET, "/v1/topics/room:7/members"),
