@@ -146,6 +146,11 @@ impl Directory {
     /// Adds a connection to the pages and the index. The counts of its session are the caller's.
     pub(super) fn add(&mut self, id: ConnectionId, connection: Arc<Connection>, hash: u64) {
         self.users.insert(hash, &connection.user, id, &self.pages);
+        self.put(id, connection);
+    }
+
+    /// Adds a connection to the pages; the index is the caller's, too.
+    pub(super) fn put(&mut self, id: ConnectionId, connection: Arc<Connection>) {
         self.text_bytes += text_bytes_of(&connection);
         self.pages.put(id, connection);
     }
