@@ -110,6 +110,18 @@ pub fn http_request(process: &Arc<str>, route: &str, code: u16, took: Duration) 
         .record(took);
 }
 
+/// Records one push that a service asked for: whether to a `user`, a `connection` or in a `batch`, and what became of it.
+pub fn push_request(process: &Arc<str>, route: &'static str, outcome: &'static str) {
+    counter!("switchboard_push_requests_total", PROCESS_LABEL => Arc::clone(process), "route" => route, "outcome" => outcome)
+        .increment(1);
+}
+
+/// Records how long a push, or a batch of them, took to be answered.
+pub fn push_took(process: &Arc<str>, route: &'static str, took: Duration) {
+    histogram!("switchboard_push_duration_seconds", PROCESS_LABEL => Arc::clone(process), "route" => route)
+        .record(took);
+}
+
 /// Everything that was recorded by `process` and by no role in particular, in the text form of Prometheus. Empty unless
 /// [`install_metrics`] was called.
 pub fn render(process: &str) -> String {

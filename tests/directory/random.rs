@@ -164,6 +164,7 @@ impl Run {
         let mut paged = Vec::new();
         while let Some(live) = directory.scan(paged.last().copied()).next() {
             paged.push(live.id);
+            assert!(paged.len() <= all.len(), "{paged:?}");
         }
         assert_eq!(paged, all);
         let sessions: Vec<_> =
