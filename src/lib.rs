@@ -6,6 +6,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod directory;
+pub mod gateway;
 pub mod lease;
 pub mod net;
 pub mod node;

@@ -1,0 +1,171 @@
+//! The JSON frames that a client socket sends and takes.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::hub::Hub;
+use super::outbox::{Announce, Farewell};
+use crate::directory::ConnectionId;
+use crate::wire::client::{ClientFrame, RawValueEq, ServerFrame};
+
+/// The text of a frame.
+pub(super) fn text(frame: &ServerFrame) -> String {
+    serde_json::to_string(frame).expect("every frame has a JSON form")
+}
+
+/// Sent when the upgrade named no user.
+pub(super) fn hello(hub: &Hub) -> ServerFrame {
+    let (heartbeat_ms, timeout_ms) = times(hub);
+    ServerFrame::Hello { heartbeat_ms, timeout_ms, frame_bytes_max: hub.settings.clients.frame_bytes_max as u64 }
+}
+
+/// `welcome` or `rebound`.
+pub(super) fn announce(hub: &Hub, user: &str, serial: u64, announce: Announce) -> ServerFrame {
+    let Announce { bound, revision, first } = announce;
+    let connection = ConnectionId { epoch: bound.epoch, serial }.to_string();
+    if !first {
+        return ServerFrame::Rebound { connection, epoch: bound.epoch, granted: bound.granted, revision };
+    }
+    let (heartbeat_ms, timeout_ms) = times(hub);
+    ServerFrame::Welcome {
+        connection,
+        epoch: bound.epoch,
+        granted: bound.granted,
+        user: user.to_owned(),
+        gateway: hub.settings.id.clone(),
+        revision,
+        resumed: false,
+        heartbeat_ms,
+        timeout_ms,
+    }
+}
+
+/// Comes before a close frame of the server.
+pub(super) fn goodbye(farewell: &Farewell) -> ServerFrame {
+    let Farewell { code, after } = farewell;
+    ServerFrame::Goodbye {
+        code: code.code(),
+        reason: code.reason().to_owned(),
+        reconnect: code.reconnect(),
+        after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        redirect: None,
+    }
+}
+
+/// A refused request or frame.
+pub(super) fn error(re: Option<&RawValue>, code: &str, message: impl Into<String>) -> ServerFrame {
+    let re = re.map(|id| Box::new(RawValueEq(id.to_owned())));
+    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary: false }
+}
+
+/// What a text frame of a client that has been introduced asks for.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    /// Nothing but life.
+    Nothing,
+    /// Everything up to this number was received.
+    Ack(u64),
+    /// An answer.
+    Answer(Box<ServerFrame>),
+    /// Not a frame.
+    Garbage,
+}
+
+/// Reads a text frame of a client that has been introduced.
+pub(super) fn read(text: &str) -> Said {
+    let Ok(frame) = serde_json::from_str::<ClientFrame<'_>>(text) else { return Said::Garbage };
+    let refuse = |code, why: String| Said::Answer(Box::new(error(frame.id, code, why)));
+    match (frame.kind.as_ref(), frame.seq) {
+        ("pong", _) => Said::Nothing,
+        ("ack", Some(seq)) => Said::Ack(seq),
+        ("ack", None) => {
+            refuse("bad_request", String::from("an ack names the seq up to which everything was received"))
+        }
+        ("connect", _) => refuse("bad_request", String::from("the connection is introduced already")),
+        (kind @ ("subscribe" | "unsubscribe" | "send" | "refresh"), _) => {
+            refuse("not_implemented", format!("{kind} is not offered by this version"))
+        }
+        (kind, _) => {
+            let kind: String = kind.chars().take(64).collect();
+            refuse("bad_request", format!("there is no frame of type {kind:?}"))
+        }
+    }
+}
+
+/// What a `connect` frame says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Connect {
+    pub(super) user: Option<String>,
+    pub(super) device: Option<String>,
+    pub(super) meta: Option<String>,
+    pub(super) has_token: bool,
+    /// It asks for something that is not offered: the answer to that.
+    pub(super) refusal: Option<String>,
+}
+
+/// Reads a `connect` frame; `None` for anything else.
+pub(super) fn read_connect(frame_text: &str) -> Option<Connect> {
+    #[derive(Deserialize)]
+    struct Beside {
+        #[serde(default)]
+        resume: Option<IgnoredAny>,
+    }
+    let frame = serde_json::from_str::<ClientFrame<'_>>(frame_text).ok().filter(|frame| frame.kind == "connect")?;
+    let resumes = serde_json::from_str::<Beside>(frame_text).is_ok_and(|beside| beside.resume.is_some());
+    let refusal = not_offered(frame.topics.is_some_and(|topics| !topics.is_empty()), resumes)
+        .map(|message| text(&error(frame.id, "not_implemented", message)));
+    let meta = frame.meta.map(|meta| meta.get().to_owned());
+    Some(Connect { user: frame.user, device: frame.device, meta, has_token: frame.token.is_some(), refusal })
+}
+
+/// In words, what of a connect request is not offered.
+pub(super) fn not_offered(topics: bool, resume: bool) -> Option<&'static str> {
+    match (topics, resume) {
+        (true, true) => Some("topics and resume are not offered by this version; the connection goes on without them"),
+        (true, false) => Some("topics are not offered by this version; the connection goes on without them"),
+        (false, true) => Some("resume is not offered by this version; the connection goes on without it"),
+        (false, false) => None,
+    }
+}
+
+fn times(hub: &Hub) -> (u64, u64) {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    (millis(hub.settings.clients.heartbeat), millis(hub.settings.clients.pong_timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_are_not_offered_are_answered_and_unknown_ones_too() {
+        for (frame, code) in [
+            (r#"{"type":"subscribe","id":1,"topics":["a"]}"#, "not_implemented"),
+            (r#"{"type":"refresh","id":"x","token":"t"}"#, "not_implemented"),
+            (r#"{"type":"what","id":[1]}"#, "bad_request"),
+            (r#"{"type":"connect","user":"a"}"#, "bad_request"),
+            (r#"{"type":"ack"}"#, "bad_request"),
+        ] {
+            let Said::Answer(answer) = read(frame) else { panic!("{frame}") };
+            let answer: serde_json::Value = serde_json::from_str(&text(&answer)).unwrap();
+            let asked: serde_json::Value = serde_json::from_str(frame).unwrap();
+            assert_eq!((&answer["code"], &answer["re"]), (&code.into(), &asked["id"]), "{frame}");
+        }
+        assert_eq!(read(r#"{"type":"pong"}"#), Said::Nothing);
+        assert_eq!(read(r#"{"type":"ack","seq":7}"#), Said::Ack(7));
+        for garbage in ["", "x", "[]", "{}", "{\"type\":1}"] {
+            assert_eq!(read(garbage), Said::Garbage, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn a_connect_frame_is_read_and_what_is_not_offered_is_told() {
+        let connect = read_connect(r#"{"type":"connect","user":"a","device":"web","meta":{"x":1},"id":5}"#).unwrap();
+        assert_eq!((connect.user.as_deref(), connect.meta.as_deref()), (Some("a"), Some(r#"{"x":1}"#)));
+        assert_eq!(connect.refusal, None);
+        let connect = read_connect(r#"{"type":"connect","user":"a","resume":{"token":"t","seq":1},"id":5}"#).unwrap();
+        assert!(connect.refusal.unwrap().contains("\"re\":5"));
+        assert_eq!(read_connect(r#"{"type":"pong"}"#), None);
+    }
+}

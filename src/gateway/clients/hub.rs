@@ -1,0 +1,134 @@
+//! What every client socket needs of its gateway.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{Common, Handle};
+use super::seats::Seats;
+use super::wheel::Wheel;
+use crate::chance;
+use crate::directory::Reason;
+use crate::gateway::clients::outbox::Farewell;
+use crate::gateway::lease::Lease;
+use crate::gateway::meters::Meters;
+use crate::gateway::registrar::Command;
+use crate::gateway::replica::Replica;
+use crate::gateway::settings::Settings;
+use crate::gateway::table::Table;
+use crate::wire::close::CloseCode;
+
+/// What every client socket needs of its gateway. Shared by all of them.
+#[derive(Debug)]
+pub(in crate::gateway) struct Hub {
+    pub(in crate::gateway) settings: Arc<Settings>,
+    pub(in crate::gateway) meters: Meters,
+    pub(in crate::gateway) common: Arc<Common>,
+    pub(in crate::gateway) table: Arc<Table>,
+    pub(in crate::gateway) lease: Arc<Lease>,
+    pub(in crate::gateway) replica: Arc<Replica>,
+    pub(in crate::gateway) wheel: Wheel,
+    pub(in crate::gateway) seats: Arc<Seats>,
+    pub(in crate::gateway) commands: mpsc::Sender<Command>,
+    /// Everybody is being sent away; also those whom the table does not know yet.
+    pub(in crate::gateway) leaving: CancellationToken,
+    started: Instant,
+    sockets: Mutex<JoinSet<()>>,
+}
+
+impl Hub {
+    pub(in crate::gateway) fn new(
+        settings: Arc<Settings>,
+        meters: Meters,
+        table: Arc<Table>,
+        lease: Arc<Lease>,
+        replica: Arc<Replica>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let clients = &settings.clients;
+        let tick = (clients.heartbeat / 100).clamp(Duration::from_millis(10), Duration::from_millis(250));
+        Self {
+            common: Arc::new(Common::new(clients, &settings.registrar, meters.clone())),
+            wheel: Wheel::new(u64::try_from(tick.as_millis()).unwrap_or(10)),
+            seats: Seats::new(clients.connections_max, clients.per_address_max),
+            leaving: CancellationToken::new(),
+            started: Instant::now(),
+            sockets: Mutex::default(),
+            settings,
+            meters,
+            table,
+            lease,
+            replica,
+            commands,
+        }
+    }
+
+    /// Milliseconds since the gateway started.
+    pub(in crate::gateway) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether this gateway should get clients; otherwise why not.
+    pub(in crate::gateway) fn ready(&self) -> Result<(), String> {
+        if self.table.is_draining() {
+            return Err(String::from("the gateway is draining"));
+        }
+        if self.lease.epoch().is_none() {
+            return Err(String::from("the gateway has no session yet: no leader of the directory has granted one"));
+        }
+        if !self.lease.is_held() {
+            return Err(String::from("the gateway is fenced: its lease could not be renewed in time"));
+        }
+        if !self.replica.is_loaded() {
+            return Err(String::from("the gateway has not loaded the directory yet"));
+        }
+        Ok(())
+    }
+
+    /// Runs a socket; it belongs to this gateway from now on.
+    pub(super) fn run(&self, socket: impl Future<Output = ()> + Send + 'static) {
+        let mut sockets = self.sockets.lock().expect("no code panics while holding this lock");
+        while let Some(ended) = sockets.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "the task of a client socket broke");
+            }
+        }
+        sockets.spawn(socket);
+    }
+
+    /// Asks for a registration. `false`: too many wait already.
+    pub(super) fn register(&self, handle: &Arc<Handle>) -> bool {
+        self.commands.try_send(Command::Register(Arc::clone(handle))).is_ok()
+    }
+
+    /// The socket is closed.
+    pub(super) async fn unregister(&self, handle: Arc<Handle>, reason: Reason) {
+        // Without a registrar the session is over, and the connection with it.
+        let _ = self.commands.send(Command::Unregister(handle, reason)).await;
+    }
+
+    /// Sends everybody away, each to come back at a moment of its own; nobody is let in any more.
+    pub(in crate::gateway) fn send_away(&self, code: CloseCode) {
+        self.table.drain();
+        self.leaving.cancel();
+        self.table.close_all(|| self.farewell(code));
+    }
+
+    /// A farewell with a moment to come back at.
+    pub(super) fn farewell(&self, code: CloseCode) -> Farewell {
+        let jitter = u64::try_from(self.settings.clients.reconnect_jitter.as_millis()).unwrap_or(u64::MAX);
+        Farewell { code, after: Duration::from_millis(chance::below(jitter)) }
+    }
+
+    /// Ends every socket that is still open, at once.
+    pub(in crate::gateway) async fn abort(&self) {
+        let mut sockets = std::mem::take(&mut *self.sockets.lock().expect("no code panics while holding this lock"));
+        sockets.shutdown().await;
+    }
+}

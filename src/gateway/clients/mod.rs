@@ -1,0 +1,23 @@
+//! The sockets of clients: from the upgrade to the close frame.
+//!
+//! One task per socket reads and writes; nothing else touches the socket. Whatever the rest of the gateway wants of a client
+//! goes through its [`Handle`]: bounded, never waiting. One wheel looks after the timers of all sockets.
+
+mod frames;
+mod handle;
+mod hello;
+mod hub;
+mod outbox;
+mod rate;
+mod seats;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod upgrade;
+mod wheel;
+mod wire;
+
+pub(super) use handle::Handle;
+pub(super) use hub::Hub;
+pub(super) use outbox::{Bound, Farewell};
+pub(super) use upgrade::router;

@@ -1,0 +1,32 @@
+//! A gateway: terminates the WebSockets of clients, registers them with the directory under one lease, and delivers pushes.
+//!
+//! - [`Gateway`] starts one; [`Running`] is its life: serve, drain, end
+//! - [`Settings`] is everything that can be set
+//! - `session` keeps the lease, `registrar` registers and unregisters in batches, `table` knows the open connections
+//! - `clients` are the sockets, `peers` and `delivery` what other processes send to them
+//! - [`Replica`] is what the gateway knows of the directory, `backend` what its HTTP surface needs
+//!
+//! Invariants: `welcome` is sent only after the registration is committed. A connection is found by its serial and checked
+//! by its epoch; nothing is written to a socket for another identity. Nobody waits for a client: what does not fit into its
+//! outbox closes it. Every task belongs to a set of its parent, and every close by the server has a goodbye and a close frame.
+
+mod answers;
+mod asking;
+mod backend;
+mod clients;
+mod delivery;
+mod feed;
+mod lease;
+mod meters;
+mod peers;
+mod registrar;
+mod replica;
+mod running;
+mod session;
+mod settings;
+mod table;
+
+pub use replica::Replica;
+pub use running::{Gateway, Running};
+pub use session::ExitReason;
+pub use settings::{ClientLimits, PeerLimits, RegistrarLimits, Settings, StartError};

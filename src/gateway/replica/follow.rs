@@ -1,0 +1,187 @@
+//! Following a watch: frames into the store, stamps out, another node after a failure.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Replica;
+use super::store::Writer;
+use crate::chance;
+use crate::client::{Directory, WatchStream};
+use crate::view::View;
+use crate::wire::peer::{Stamp, WatchFrame, WatchFrom};
+
+/// A stamp is sent this often, so that cached reads know their age to about this much.
+const STAMP_EVERY: Duration = Duration::from_millis(200);
+
+/// Stamps under way at most. More callers than that share the next one.
+const STAMPS_UNDER_WAY: usize = 4;
+
+/// Connections of ended sessions that are freed between two frames: well under a millisecond.
+const RECLAIM_SLICE: usize = 512;
+
+/// First and longest wait before another node is asked.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Why a watch can't go on.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("what was asked for is no longer held; starting again with a snapshot")]
+    Compacted,
+    #[error("{0}")]
+    Node(String),
+}
+
+/// Takes frames and keeps the state. A snapshot is built aside and shown when it is complete and not older than what is
+/// shown already, so that reads never go back.
+#[derive(Debug)]
+pub(super) struct Follower {
+    replica: Arc<Replica>,
+    shown: Writer,
+    aside: Option<Aside>,
+    needs_snapshot: bool,
+    under_way: VecDeque<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Aside {
+    writer: Writer,
+    complete: bool,
+}
+
+impl Follower {
+    pub(super) fn new(replica: Arc<Replica>) -> Self {
+        let shown = Writer::default();
+        Self { replica, shown, aside: None, needs_snapshot: true, under_way: VecDeque::new() }
+    }
+
+    /// Where the next watch begins.
+    pub(super) fn begin(&mut self) -> WatchFrom {
+        self.under_way.clear();
+        match &self.aside {
+            Some(aside) if aside.complete => return WatchFrom::After(aside.writer.store.revision()),
+            _ => self.aside = None,
+        }
+        if self.needs_snapshot { WatchFrom::Snapshot } else { WatchFrom::After(self.shown.store.revision()) }
+    }
+
+    /// Takes the next frame of the watch.
+    pub(super) fn take(&mut self, frame: WatchFrame) -> Result<(), Ended> {
+        match frame {
+            WatchFrame::SnapshotChunk { sessions, connections } => {
+                self.aside.get_or_insert_default().writer.load(sessions, connections);
+            }
+            WatchFrame::SnapshotEnd { revision } => {
+                let aside = self.aside.get_or_insert_default();
+                aside.writer.advance(revision);
+                aside.complete = true;
+                self.needs_snapshot = false;
+                self.show_if_newer();
+            }
+            WatchFrame::Events { revision, events, .. } => {
+                let writer = self.writer();
+                if revision > writer.store.revision() {
+                    writer.apply(revision, events);
+                }
+                self.show_if_newer();
+            }
+            WatchFrame::Progress { revision, stamp } => {
+                self.writer().advance(revision);
+                self.show_if_newer();
+                if let (Some(stamp), None) = (stamp, &self.aside) {
+                    self.under_way.retain(|sent| *sent > stamp);
+                    self.replica.echo(stamp);
+                }
+            }
+            WatchFrame::Compacted { .. } => {
+                self.needs_snapshot = true;
+                self.aside = None;
+                return Err(Ended::Compacted);
+            }
+            WatchFrame::Ended { why } => return Err(Ended::Node(why)),
+        }
+        Ok(())
+    }
+
+    fn writer(&mut self) -> &mut Writer {
+        match &mut self.aside {
+            Some(aside) => &mut aside.writer,
+            None => &mut self.shown,
+        }
+    }
+
+    fn show_if_newer(&mut self) {
+        let shown = self.shown.store.revision();
+        if let Some(aside) = self.aside.take_if(|aside| aside.complete && aside.writer.store.revision() >= shown) {
+            self.shown = aside.writer;
+            self.replica.show(&self.shown.store);
+        }
+        self.replica.tell_revision(self.shown.store.revision());
+    }
+
+    async fn run(&mut self, mut watch: WatchStream) -> Result<(), Ended> {
+        let lost = |error: std::io::Error| Ended::Node(error.to_string());
+        let stamper = watch.stamper();
+        let mut beat = interval(chance::jittered(STAMP_EVERY, 0.1));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let replica = Arc::clone(&self.replica);
+        loop {
+            let wants_stamp = tokio::select! {
+                frame = watch.next() => {
+                    self.take(frame.map_err(lost)?)?;
+                    while let Some(frame) = watch.buffered().map_err(lost)? {
+                        self.take(frame)?;
+                        tokio::task::consume_budget().await;
+                    }
+                    false
+                }
+                _ = beat.tick() => {
+                    if let Some(age) = replica.staleness() {
+                        replica.meters.cache_staleness(age);
+                    }
+                    true
+                }
+                () = replica.wanted.notified(), if self.under_way.len() < STAMPS_UNDER_WAY => true,
+                () = tokio::task::yield_now(), if self.shown.holds_dead() => {
+                    self.shown.reclaim(RECLAIM_SLICE);
+                    false
+                }
+            };
+            if wants_stamp {
+                let stamp = replica.take_stamp();
+                if stamper.try_send(Stamp(stamp)) {
+                    self.under_way.push_back(stamp);
+                }
+            }
+        }
+    }
+}
+
+/// Follows the directory until `stop`, from one node after another.
+pub(in crate::gateway) async fn follow(replica: Arc<Replica>, directory: Directory, stop: CancellationToken) {
+    let mut follower = Follower::new(replica);
+    let mut pause = PAUSE.0;
+    let endless = async {
+        loop {
+            let before = follower.replica.revision();
+            match directory.watch(follower.begin()).await {
+                Ok(watch) => {
+                    let node = watch.node().to_owned();
+                    let ended = follower.run(watch).await;
+                    let why = ended.err().map_or_else(String::new, |ended| ended.to_string());
+                    tracing::info!(%node, %why, revision = follower.replica.revision(), "a watch ended; asking another node");
+                }
+                Err(error) => tracing::debug!(%error, "a directory node does not offer a watch"),
+            }
+            pause = if follower.replica.revision() > before { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
+            tokio::time::sleep(chance::jittered(pause, 0.5)).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = endless => {}
+    }
+}

@@ -1,0 +1,244 @@
+//! Everything that can be set on a gateway, with its default and the reason for it.
+
+use std::io;
+use std::time::Duration;
+
+use crate::directory::Policy;
+use crate::directory::limits::is_name;
+
+/// What a gateway is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of this gateway in the cluster, `--id`.
+    pub id: String,
+    /// Name of the cluster, `--cluster`.
+    pub cluster: String,
+    /// Peer addresses of directory nodes, `--directory`; one that can be reached is enough.
+    pub directory: Vec<String>,
+    /// Where clients connect, `--listen-clients`.
+    pub listen_clients: String,
+    /// Where services connect, `--listen-api`.
+    pub listen_api: String,
+    /// Where other processes of the cluster connect, `--listen-peer`.
+    pub listen_peer: String,
+    /// WebSocket URL that others are told, `--advertise-url`; otherwise made of the bound address.
+    pub advertise_url: Option<String>,
+    /// API address that others are told, `--advertise-api`; otherwise the bound one.
+    pub advertise_api: Option<String>,
+    /// Peer address that others are told, `--advertise-peer`; otherwise the bound one.
+    pub advertise_peer: Option<String>,
+    /// `--policy`; only `multi` is offered yet.
+    pub policy: String,
+    /// Connections of one user in the whole cluster, `--max`.
+    pub max: u32,
+    /// Length of the lease, `--lease`. 3 s: three elections fit into it, and a silent gateway is gone soon.
+    pub lease: Duration,
+    /// How long sockets stay open after the lease was lost. A minute bridges the restart of a directory node.
+    pub lease_lost_grace: Duration,
+    /// How long a name that another process holds is asked for at the start: a crashed predecessor's lease runs out
+    /// meanwhile, and the leader finds out whether it still answers.
+    pub taken_wait: Duration,
+    /// Limits of client sockets.
+    pub clients: ClientLimits,
+    /// Limits of registrations.
+    pub registrar: RegistrarLimits,
+    /// Limits of deliveries from other processes.
+    pub peers: PeerLimits,
+    /// Longest wait for an answer of the directory to a question of the API.
+    pub ask: Duration,
+    /// How long a drain may take before the rest is closed. Clients need a round trip for their close frame.
+    pub drain: Duration,
+}
+
+/// Limits of client sockets.
+#[derive(Debug, Clone)]
+pub struct ClientLimits {
+    /// Sockets of this gateway. A million is what one machine's memory and ports are planned for.
+    pub connections_max: usize,
+    /// Sockets from one address. Large offices and carriers share addresses; 10,000 stops a single abuser only.
+    pub per_address_max: u32,
+    /// Pings are sent this often. 25 s is below the 30 s after which the strictest middle boxes forget a connection.
+    pub heartbeat: Duration,
+    /// Silence longer than the heartbeat and this ends a connection: two round trips of the worst mobile network.
+    pub pong_timeout: Duration,
+    /// Time for the `connect` frame: it follows the upgrade at once, so this covers slow networks only.
+    pub connect_timeout: Duration,
+    /// Largest frame or message of a client: clients talk to the directory, they do not upload.
+    pub frame_bytes_max: usize,
+    /// Messages of a client per second in the long run, and at once. A human types slower, a loop is faster.
+    pub messages_per_second: u32,
+    /// Messages of a client at once.
+    pub messages_burst: u32,
+    /// Messages that wait for one socket. More means that it does not read.
+    pub outbox_messages_max: usize,
+    /// Bytes that wait for one socket; one message alone may be larger.
+    pub outbox_bytes_max: usize,
+    /// Bytes gathered into one write: larger ones only delay the first message.
+    pub burst_bytes: usize,
+    /// Read buffer of a socket. Small, because most sockets are idle and there are many; larger frames grow it.
+    pub read_buffer_bytes: usize,
+    /// How long a write may take before the client counts as gone.
+    pub write_stall: Duration,
+    /// How long the other side may take for its half of the close.
+    pub close_wait: Duration,
+    /// Clients that are sent away come back within this time, each at a moment of its own.
+    pub reconnect_jitter: Duration,
+}
+
+/// Limits of registrations.
+#[derive(Debug, Clone)]
+pub struct RegistrarLimits {
+    /// Registrations that wait for a batch. Beyond it clients are told at once to come back later.
+    pub queue_max: usize,
+    /// Longest wait for a registration to be committed. Two elections fit into it.
+    pub register_wait: Duration,
+    /// Batches under way. Enough to hide a round trip; the directory holds the outcomes of four times as many.
+    pub batches_in_flight: usize,
+    /// While batches are under way, the next one leaves at this size.
+    pub batch_ops: usize,
+    /// While batches are under way, the next one leaves after this time.
+    pub batch_wait: Duration,
+    /// Operations of one batch at most, when many wait, as after a lost session.
+    pub batch_ops_max: usize,
+    /// Bytes of text in one batch: a frame of the internal protocol takes several times as much.
+    pub batch_bytes_max: usize,
+}
+
+/// Limits of deliveries from other processes.
+#[derive(Debug, Clone)]
+pub struct PeerLimits {
+    /// Streams from other processes. A cluster has far fewer.
+    pub streams_max: usize,
+    /// Deliveries of one stream that wait for sockets; no more are read from it then.
+    pub deliveries_max: usize,
+    /// Longest wait for the replica to reach the revision at which targets were resolved.
+    pub reach: Duration,
+    /// Keyed messages remembered, so that a repeated one is written once. At 200 bytes each this is 13 MB.
+    pub remembered_max: usize,
+    /// How long a keyed message is remembered.
+    pub remembered_for: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            cluster: String::from("switchboard"),
+            directory: Vec::new(),
+            listen_clients: String::from("127.0.0.1:8001"),
+            listen_api: String::from("127.0.0.1:8101"),
+            listen_peer: String::from("127.0.0.1:8201"),
+            advertise_url: None,
+            advertise_api: None,
+            advertise_peer: None,
+            policy: String::from("multi"),
+            max: 16,
+            lease: Duration::from_secs(3),
+            lease_lost_grace: Duration::from_secs(60),
+            taken_wait: Duration::from_secs(30),
+            clients: ClientLimits::default(),
+            registrar: RegistrarLimits::default(),
+            peers: PeerLimits::default(),
+            ask: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_000_000,
+            per_address_max: 10_000,
+            heartbeat: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            frame_bytes_max: 64 << 10,
+            messages_per_second: 100,
+            messages_burst: 200,
+            outbox_messages_max: 1024,
+            outbox_bytes_max: 1 << 20,
+            burst_bytes: 64 << 10,
+            read_buffer_bytes: 1024,
+            write_stall: Duration::from_secs(30),
+            close_wait: Duration::from_secs(2),
+            reconnect_jitter: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for RegistrarLimits {
+    fn default() -> Self {
+        Self {
+            queue_max: 65_536,
+            register_wait: Duration::from_secs(10),
+            batches_in_flight: 8,
+            batch_ops: 256,
+            batch_wait: Duration::from_millis(5),
+            batch_ops_max: 2048,
+            batch_bytes_max: 1 << 20,
+        }
+    }
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self {
+            streams_max: 4096,
+            deliveries_max: 1024,
+            reach: Duration::from_millis(500),
+            remembered_max: 65_536,
+            remembered_for: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Why a gateway can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that makes no sense.
+    #[error("{0}")]
+    Setting(String),
+    /// A policy that is planned.
+    #[error("policy {0:?} is not offered yet (as HTTP's 501); only multi is")]
+    PolicyNotOffered(String),
+    /// A listener can't be bound.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+}
+
+impl Settings {
+    /// Checks the settings and the relations between them.
+    ///
+    /// # Errors
+    /// The first one that makes no sense, in words for the operator.
+    pub fn check(&self) -> Result<(), StartError> {
+        let refuse = |why: String| Err(StartError::Setting(why));
+        match self.policy.as_str() {
+            "multi" => {}
+            "newest_wins" | "oldest_wins" => return Err(StartError::PolicyNotOffered(self.policy.clone())),
+            other => return refuse(format!("there is no policy {other:?}; it is multi, newest_wins or oldest_wins")),
+        }
+        if !is_name(&self.id) {
+            return refuse(format!("{:?} is no gateway id: 1 to 128 bytes without control characters", self.id));
+        }
+        if self.directory.iter().all(String::is_empty) {
+            return refuse(String::from("at least one directory node is needed"));
+        }
+        if self.max == 0 {
+            return refuse(String::from("a user needs at least one connection: max is 0"));
+        }
+        if !(Duration::from_secs(3)..=Duration::from_secs(60)).contains(&self.lease) {
+            return refuse(format!("a lease of {:?}; it must be 3 to 60 s", self.lease));
+        }
+        Ok(())
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        Policy::Multi { max: self.max }
+    }
+
+    pub(super) fn lease_ms(&self) -> u32 {
+        u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX)
+    }
+}
