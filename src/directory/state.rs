@@ -301,7 +301,7 @@ mod tests {
             .map(|end| {
                 assert!(matches!(applied.events[end.n], Event::SessionEnded { epoch, .. } if epoch == end.epoch));
                 end.frozen
-                    .closed_by(end.epoch)
+                    .closed_by(end.epoch, None)
                     .map(|event| match event {
                         Event::Closed { id, last, reason: Reason::Expired, .. } => (id.serial, last),
                         other => panic!("{other:?}"),

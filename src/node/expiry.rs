@@ -28,7 +28,7 @@ const DECISION_WAIT: Duration = Duration::from_millis(200);
 const ENDINGS_MAX: usize = 64;
 
 /// Connections of an ended session whose memory one entry frees.
-const RECLAIM_LIMIT: u32 = 2000;
+const RECLAIM_LIMIT: u32 = 500;
 
 /// Ends sessions while this node leads.
 #[derive(Debug, Clone)]

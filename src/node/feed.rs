@@ -17,7 +17,7 @@ use super::view::NodeView;
 use super::watch_hub::{Change, Position, WatchHub};
 use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest};
 use crate::clock;
-use crate::directory::{ConnectionId, Directory, Epoch, Event, Reason, Revision};
+use crate::directory::{ConnectionId, Directory, Epoch, Event, Reason, Revision, Serial};
 use crate::view::View;
 
 /// A reader hears something at least this often.
@@ -85,7 +85,7 @@ struct Expansion {
     /// Number of the next event in the feed.
     n: u32,
     /// The session whose connections are being listed, and the last one that was.
-    closing: Option<(Directory, Epoch, Option<ConnectionId>)>,
+    closing: Option<(Directory, Epoch, Option<Serial>)>,
 }
 
 /// Opens a feed.
@@ -163,14 +163,12 @@ impl Reader {
         let mut expansion = self.expanding.take().expect("the caller has just seen it");
         let at = clock::rfc3339(expansion.change.at_ms);
         if let Some((frozen, epoch, after)) = expansion.closing.take() {
-            let rest =
-                frozen.closed_by(epoch).skip_while(|event| after.is_some_and(|after| closed_id(event) <= Some(after)));
-            let slice: Vec<Event> = rest.take(SLICE).collect();
+            let slice: Vec<Event> = frozen.closed_by(epoch, after).take(SLICE).collect();
             for event in &slice {
                 self.show(&mut expansion, event, &at);
             }
             if let Some(last) = slice.last() {
-                expansion.closing = Some((frozen, epoch, closed_id(last)));
+                expansion.closing = Some((frozen, epoch, closed_serial(last)));
             }
         } else {
             let change = Arc::clone(&expansion.change);
@@ -203,9 +201,9 @@ fn progress(revision: Revision) -> FeedItem {
     FeedItem { mark: (revision, None), json: json.into() }
 }
 
-fn closed_id(event: &Event) -> Option<ConnectionId> {
+fn closed_serial(event: &Event) -> Option<Serial> {
     match event {
-        Event::Closed { id, .. } => Some(*id),
+        Event::Closed { id, .. } => Some(id.serial),
         _ => None,
     }
 }
