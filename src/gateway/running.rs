@@ -276,7 +276,7 @@ fn settle(ended: Result<Result<(), ExitReason>, JoinError>) -> Result<(), ExitRe
 }
 
 /// Turns the wheel of the clients' timers and shows figures, until `stop`.
-async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
+pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
     let mut ticks = interval(hub.wheel.tick());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shown = Instant::now();
