@@ -153,7 +153,7 @@ impl Run {
             println!("{:>52} {:>10.1?}", format!("end a session of {}", count / 4), start.elapsed());
             if epoch == 4 {
                 let start = Instant::now();
-                let closed = applied.ends[0].frozen.closed_by(epoch).count() as u64;
+                let closed = applied.ends[0].frozen.closed_by(epoch, None).count() as u64;
                 row("list what it closed", start.elapsed(), closed);
             }
         }

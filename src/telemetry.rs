@@ -27,6 +27,9 @@ const COUNTS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 
 /// How often histograms are condensed when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// What is logged when nobody asks for more: our own words, and only the warnings of the log engine and the consensus.
+const QUIET: &str = "info,openraft=warn,raft_log=warn,chunked_wal=warn";
+
 /// The label that tells the roles of one process apart.
 const PROCESS_LABEL: &str = "process";
 
@@ -42,12 +45,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to stderr, filtered by `SWITCHBOARD_LOG` (`info`, `switchboard::api=debug,warn`, …; default `info`). Later calls change
+/// Sends logs to stderr, filtered by `SWITCHBOARD_LOG` (`info`, `switchboard::api=debug,warn`, …; default: ours from `info`, the consensus engine's from `warn`). Later calls change
 /// nothing.
 pub fn init_logs(format: LogFormat) {
     let filter = std::env::var("SWITCHBOARD_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok());
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(QUIET)))
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     // Fails only if logs were set up before, which is what the caller wants.
@@ -107,6 +110,18 @@ pub fn http_request(process: &Arc<str>, route: &str, code: u16, took: Duration) 
     ];
     counter!("switchboard_http_requests_total", labels.iter()).increment(1);
     histogram!("switchboard_http_request_duration_seconds", PROCESS_LABEL => Arc::clone(process), "route" => route)
+        .record(took);
+}
+
+/// Records one push that a service asked for: whether to a `user`, a `connection` or in a `batch`, and what became of it.
+pub fn push_request(process: &Arc<str>, route: &'static str, outcome: &'static str) {
+    counter!("switchboard_push_requests_total", PROCESS_LABEL => Arc::clone(process), "route" => route, "outcome" => outcome)
+        .increment(1);
+}
+
+/// Records how long a push, or a batch of them, took to be answered.
+pub fn push_took(process: &Arc<str>, route: &'static str, took: Duration) {
+    histogram!("switchboard_push_duration_seconds", PROCESS_LABEL => Arc::clone(process), "route" => route)
         .record(took);
 }
 

@@ -102,7 +102,7 @@ impl Founders {
         if !raft.is_initialized().await.map_err(io::Error::other)? {
             let founders = self.names();
             return Ok(if founders == ask.founders {
-                FoundingAnswer::Empty { nonce: self.local.nonce }
+                FoundingAnswer::Empty { nonce: self.local.nonce, addresses: self.local.advertise.clone() }
             } else {
                 FoundingAnswer::OtherFounders { founders }
             });
@@ -182,12 +182,14 @@ impl Founders {
             return None;
         }
         let seat = |(id, addresses): (&NodeId, &Addresses)| {
-            let nonce = match answers.get(id) {
-                Some(FoundingAnswer::Empty { nonce }) => *nonce,
-                None if *id == self.local.id => self.local.nonce,
+            let (nonce, told) = match answers.get(id) {
+                Some(FoundingAnswer::Empty { nonce, addresses }) => (*nonce, addresses),
+                None if *id == self.local.id => (self.local.nonce, &self.local.advertise),
                 _ => return None,
             };
-            Some((*id, Seat { addresses: addresses.clone(), nonce }))
+            // The founders were given each other's peer addresses; where clients connect, each knows of itself.
+            let addresses = Addresses { peer: addresses.peer.clone(), api: told.api.clone() };
+            Some((*id, Seat { addresses, nonce }))
         };
         self.founders.iter().map(seat).collect()
     }

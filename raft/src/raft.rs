@@ -377,3 +377,9 @@ async fn own_entry(mut applied: watch::Receiver<Option<crate::entry::LogId>>, wa
         std::future::pending::<()>().await;
     }
 }
+
+impl std::fmt::Debug for Raft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Raft").finish_non_exhaustive()
+    }
+}

@@ -186,6 +186,7 @@ pub(crate) async fn build(
         cluster: settings.cluster.clone(),
         id: settings.id,
         nonce: disk.identity.nonce,
+        advertise: settings.advertise.clone(),
         heartbeat: settings.heartbeat,
         limits: settings.limits.clone(),
         connect,

@@ -101,6 +101,14 @@ pub struct Leadership {
     pub(crate) leader: LeaderId,
 }
 
+impl Leadership {
+    /// A leadership that no member holds, for the tests of those who only compare them.
+    #[doc(hidden)]
+    pub fn for_tests(term: u64) -> Leadership {
+        Leadership { term, leader: LeaderId { term, node_id: 0 } }
+    }
+}
+
 /// The leadership of `id`, if it leads and has applied the first entry of its own term.
 pub(crate) fn leadership(raft: &OpenRaft, id: NodeId, applied: Option<LogId>) -> Option<Leadership> {
     let metrics = raft.server_metrics();

@@ -28,6 +28,7 @@ pub struct ApiLimits {
     /// Connections in one page of a list.
     pub page_max: usize,
     /// Connections looked at for one page; a page of a rare filter may be empty and still have a next one.
+    /// The look is not interrupted, so this also bounds how long one request holds a worker: some milliseconds.
     pub page_scan_max: usize,
     /// Open watches.
     pub watches_max: usize,
@@ -54,7 +55,7 @@ impl Default for ApiLimits {
             body_bytes_max: 64 << 10,
             body_timeout: Duration::from_secs(10),
             page_max: 10_000,
-            page_scan_max: 100_000,
+            page_scan_max: 20_000,
             watches_max: 1000,
             ask_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(5),

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::answer::{self, Shows};
 use super::request::{self, Segment};
@@ -20,6 +20,7 @@ use crate::chance;
 use crate::directory::limits::is_optional_name;
 use crate::directory::{ConnectionId, Epoch};
 use crate::push::{Order, PushRefused, Pushed, Target};
+use crate::telemetry;
 use crate::view::View;
 use crate::wire::http::{
     PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget,
@@ -97,20 +98,32 @@ async fn within_or_timeout<B: Backend>(
     api: &Api<B>,
     orders: Vec<Order>,
 ) -> Vec<Result<Pushed, PushRefused>> {
-    let count = orders.len();
+    let (began, count) = (Instant::now(), orders.len());
     let pushed = timeout(within, api.backend.push_many(orders)).await;
-    pushed.unwrap_or_else(|_| vec![Err(PushRefused::Timeout); count])
+    let pushed = pushed.unwrap_or_else(|_| vec![Err(PushRefused::Timeout); count]);
+    telemetry::push_took(&api.process, "batch", began.elapsed());
+    for pushed in &pushed {
+        telemetry::push_request(&api.process, "batch", outcome_label(pushed));
+    }
+    pushed
 }
 
 async fn push<B: Backend>(api: &Api<B>, order: Order) -> Result<Response, Error> {
-    let id = Arc::clone(&order.message.id);
+    let route = match order.target {
+        Target::User(_) => "user",
+        Target::Connection(_) => "connection",
+    };
+    let (began, id) = (Instant::now(), Arc::clone(&order.message.id));
     let within = Duration::from_millis(order.message.timeout_ms.into()) + RESOLVE;
-    let pushed = timeout(within, api.backend.push(order)).await.unwrap_or(Err(PushRefused::Timeout))?;
-    let answer = answer(&id, pushed);
+    let pushed = timeout(within, api.backend.push(order)).await.unwrap_or(Err(PushRefused::Timeout));
+    telemetry::push_took(&api.process, route, began.elapsed());
+    telemetry::push_request(&api.process, route, outcome_label(&pushed));
+    let answer = answer(&id, pushed?);
     Ok(Shows::revision(answer.revision).json(StatusCode::OK, &answer))
 }
 
-fn answer(id: &str, pushed: Pushed) -> PushAnswer {
+/// Targets reached, targets not reached, and both in one word.
+fn outcome(pushed: &Pushed) -> (usize, usize, PushOutcome) {
     let reached = |status| matches!(status, TargetStatus::Acked | TargetStatus::Written);
     let delivered = pushed.results.iter().filter(|result| reached(result.status)).count();
     let failed = pushed.results.len() - delivered;
@@ -120,6 +133,26 @@ fn answer(id: &str, pushed: Pushed) -> PushAnswer {
         (0, _) => PushOutcome::Failed,
         _ => PushOutcome::Partial,
     };
+    (delivered, failed, outcome)
+}
+
+fn outcome_label(pushed: &Result<Pushed, PushRefused>) -> &'static str {
+    match pushed {
+        Ok(pushed) => match outcome(pushed).2 {
+            PushOutcome::Delivered => "delivered",
+            PushOutcome::Partial => "partial",
+            PushOutcome::Failed => "failed",
+            PushOutcome::Accepted => "accepted",
+        },
+        Err(PushRefused::Offline { .. }) => "offline",
+        Err(PushRefused::Fenced { .. }) => "fenced",
+        Err(PushRefused::Unavailable(_)) => "unavailable",
+        Err(PushRefused::Timeout) => "timeout",
+    }
+}
+
+fn answer(id: &str, pushed: Pushed) -> PushAnswer {
+    let (delivered, failed, outcome) = outcome(&pushed);
     let target = |result: crate::push::TargetResult| PushTarget {
         connection: result.id.to_string(),
         gateway: result.gateway.to_string(),

@@ -8,6 +8,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::StatusCode;
+use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -117,10 +118,15 @@ impl Query {
 
 /// Reads a body of at most `bytes_max` bytes.
 pub(super) async fn bytes(request: Request, bytes_max: usize, limits: &ApiLimits) -> Result<Bytes, Error> {
+    let asks_first = request.headers().contains_key(EXPECT);
     let mut body = request.into_body();
     let deadline = Instant::now() + limits.body_timeout;
     let mut read = BytesMut::new();
     if body.size_hint().lower() > bytes_max as u64 {
+        // Who asks before sending has sent nothing yet; reading would call for it.
+        if asks_first {
+            return Err(body_too_large(bytes_max));
+        }
         return Err(drain(body, bytes_max, deadline).await);
     }
     loop {
@@ -152,6 +158,10 @@ async fn drain(mut body: Body, bytes_max: usize, deadline: Instant) -> Error {
             break;
         }
     }
+    body_too_large(bytes_max)
+}
+
+fn body_too_large(bytes_max: usize) -> Error {
     Error::too_large(format!("the body is larger than {bytes_max} bytes"))
 }
 

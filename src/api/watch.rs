@@ -20,8 +20,7 @@ use crate::net::http::Stopping;
 use crate::wire::http::ErrorCode;
 
 /// The types of changes that may be asked for.
-const TYPES: [&str; 11] = [
-    "progress",
+const TYPES: [&str; 10] = [
     "user.online",
     "user.offline",
     "connection.opened",

@@ -135,11 +135,10 @@ fn check_register(register: &Register) -> Result<(), Invalid> {
     check_text(register.meta.as_ref())
 }
 
-/// Whether a registration asks for what is there. Metadata that was replaced since says nothing either way.
+/// Whether a registration asks for what is there. When and from where the client came is data for people, and a server
+/// in between may tell it anew for each copy; metadata that was replaced since says nothing either way.
 fn is_repeated(connection: &Connection, register: &Register) -> bool {
     connection.user == register.user
         && connection.device == register.device
-        && connection.connected_at_ms == register.connected_at_ms
-        && connection.remote == register.remote
         && (connection.meta_version > 1 || connection.meta == register.meta)
 }

@@ -167,14 +167,14 @@ mod tests {
         assert_eq!(serials(&pages, 7, None), edges);
         assert_eq!(serials(&pages, 7, Some(63)), [64, 127, 128, u64::MAX - 1, u64::MAX]);
         assert_eq!(serials(&pages, 7, Some(u64::MAX - 1)), [u64::MAX]);
-        assert_eq!(serials(&pages, 7, Some(u64::MAX)), []);
+        assert!(serials(&pages, 7, Some(u64::MAX)).is_empty());
         for serial in edges {
             assert_eq!(pages.get(ConnectionId { epoch: 7, serial }).unwrap().granted, serial);
             assert_eq!(pages.remove(ConnectionId { epoch: 7, serial }).unwrap().granted, serial);
             assert!(pages.remove(ConnectionId { epoch: 7, serial }).is_none());
             pages.check().unwrap();
         }
-        assert_eq!(serials(&pages, 7, None), []);
+        assert!(serials(&pages, 7, None).is_empty());
         assert_eq!(serials(&pages, 8, None), edges);
     }
 

@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::command::Reason;
-use super::ids::{ConnectionId, Epoch, Revision};
+use super::ids::{ConnectionId, Epoch, Revision, Serial};
 use super::outcome::{Connection, Event, OpOutcome, Session};
 use super::sessions::Alive;
 use super::state::Directory;
@@ -159,9 +159,11 @@ impl Directory {
     /// Ask the copy that was frozen at that event ([`super::SessionEnd::frozen`]): an older one does not know of the
     /// end, a newer one may have reclaimed some, and knows of later connections of the same users. There, `last` is true
     /// exactly once for each user that has no live connection elsewhere, on the last of its connections.
-    pub fn closed_by(&self, epoch: Epoch) -> impl Iterator<Item = Event> {
+    ///
+    /// Begins after `after`, so that a long list can be made in slices.
+    pub fn closed_by(&self, epoch: Epoch, after: Option<Serial>) -> impl Iterator<Item = Event> {
         self.ended.get(&epoch).into_iter().flat_map(move |ended| {
-            self.pages.scan(epoch, None).map(move |(id, connection)| Event::Closed {
+            self.pages.scan(epoch, after).map(move |(id, connection)| Event::Closed {
                 id,
                 user: Arc::clone(&connection.user),
                 gateway: Arc::clone(&ended.session.gateway),

@@ -135,6 +135,9 @@ struct Loading {
     records: u64,
     stage: u8,
     last_id: Option<ConnectionId>,
+    /// Hash of the user and id of every connection. The index is made of them at the end and in order, because to look
+    /// for the place of each in turn would be what takes longest.
+    index: Vec<(u64, ConnectionId)>,
 }
 
 impl Loading {
@@ -174,14 +177,14 @@ impl Loading {
                 ascends(state.ended.get_max().map(|(last, _)| last), &epoch)?;
                 state.ended.insert(epoch, Ended { session, reason, held: 0 });
             }
-            Record::Connection { id, connection } => self.take_connection(id, &connection)?,
+            Record::Connection { id, connection } => self.take_connection(id, Arc::unwrap_or_clone(connection))?,
             Record::End { records } => return self.take_end(records).map(|()| true),
         }
         self.records += 1;
         Ok(false)
     }
 
-    fn take_connection(&mut self, id: ConnectionId, read: &Connection) -> Result<(), &'static str> {
+    fn take_connection(&mut self, id: ConnectionId, read: Connection) -> Result<(), &'static str> {
         ascends(self.last_id.as_ref(), &id)?;
         self.last_id = Some(id);
         let state = &mut self.state;
@@ -194,17 +197,31 @@ impl Loading {
         } else {
             state.ended.get_mut(&id.epoch).ok_or("a connection has no session")?.held += 1;
         }
-        let hash = hash_of(&read.user);
-        let connection = Connection {
-            user: state.share_user(hash, &read.user),
-            device: state.devices.share(&read.device),
-            ..read.clone()
-        };
-        state.add(id, Arc::new(connection), hash);
+        let connection = Connection { device: state.devices.share(&read.device), ..read };
+        self.index.push((hash_of(&connection.user), id));
+        state.put(id, Arc::new(connection));
         Ok(())
     }
 
-    fn take_end(&self, records: u64) -> Result<(), &'static str> {
+    /// Makes the index of users.
+    fn index(&mut self) {
+        let state = &mut self.state;
+        self.index.sort_unstable();
+        for equal in self.index.chunk_by(|(a, _), (b, _)| a == b) {
+            if let [(hash, id)] = equal {
+                state.users.append(*hash, *id);
+                continue;
+            }
+            for (hash, id) in equal {
+                let Some(connection) = state.pages.get(*id).cloned() else { continue };
+                let user = state.share_user(*hash, &connection.user);
+                state.users.insert(*hash, &user, *id, &state.pages);
+                state.pages.put(*id, Arc::new(Connection { user, ..Connection::clone(&connection) }));
+            }
+        }
+    }
+
+    fn take_end(&mut self, records: u64) -> Result<(), &'static str> {
         let state = &self.state;
         if records != self.records {
             return Err("records are missing");
@@ -215,6 +232,7 @@ impl Loading {
         if state.sessions.values().any(|alive| !alive.window.is_plausible()) {
             return Err("batches are missing");
         }
+        self.index();
         Ok(())
     }
 }

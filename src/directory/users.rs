@@ -157,6 +157,15 @@ impl Users {
         }
     }
 
+    /// Adds the only connection of a user whose hash is above all that are there.
+    pub(super) fn append(&mut self, hash: u64, id: ConnectionId) {
+        let shard = self.shard_mut(hash);
+        debug_assert!(shard.last().is_none_or(|slot| slot.hash < hash), "users are appended in order");
+        make_room(shard);
+        shard.push(Slot { hash, held: Held::One(id) });
+        self.count += 1;
+    }
+
     /// Removes a connection; ids are unique, so the user's name is not needed.
     pub(super) fn remove(&mut self, hash: u64, id: ConnectionId) {
         let shard = self.shard_mut(hash);

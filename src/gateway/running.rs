@@ -28,6 +28,7 @@ use crate::net::Listener;
 use crate::net::http::{Client, ServeLimits, serve};
 use crate::peer::Identity;
 use crate::push::{Links, Router};
+use crate::telemetry;
 use crate::wire::close::CloseCode;
 
 /// Registrations and unregistrations that wait for the registrar to take them.
@@ -159,6 +160,7 @@ impl Parts {
             name: name.clone(),
             nodes: settings.directory.clone(),
         });
+        let process = telemetry::process_name("gateway", &settings.id);
         let meters = Meters::new(&settings.id);
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());
         let replica = Arc::new(Replica::new(meters.clone()));
@@ -201,7 +203,13 @@ impl Parts {
         let links = Links::new(&settings.cluster, &name);
         let serving = Arc::new(Serving {
             hub: Arc::clone(&hub),
-            router: Router::new(Arc::clone(&replica), Arc::clone(&deliveries), links, http.clone()),
+            router: Router::new(
+                Arc::clone(&replica),
+                Arc::clone(&deliveries),
+                links,
+                http.clone(),
+                Arc::clone(&process),
+            ),
             directory: directory.clone(),
             http,
             nonce: Arc::clone(&nonce),

@@ -36,6 +36,7 @@ pub struct Router<V, L> {
     local: Arc<L>,
     links: Links,
     http: Client,
+    process: Arc<str>,
 }
 
 /// A target in one attempt: where it is, and what became of it. No status: nothing is known.
@@ -43,8 +44,9 @@ pub(super) type Tried = (Found, Option<TargetStatus>);
 
 impl<V: View, L: Local> Router<V, L> {
     /// Reads `view`, delivers to `local` sockets directly, to gateways over `links`, to those of one's own by `http`.
-    pub fn new(view: Arc<V>, local: Arc<L>, links: Links, http: Client) -> Self {
-        Self { view, local, links, http }
+    /// Metrics carry `process`.
+    pub fn new(view: Arc<V>, local: Arc<L>, links: Links, http: Client, process: Arc<str>) -> Self {
+        Self { view, local, links, http, process }
     }
 
     /// Pushes, and answers when every target has answered or the message's time is over.
@@ -89,7 +91,8 @@ impl<V: View, L: Local> Router<V, L> {
         before: &At<Vec<Found>>,
         first: Vec<Vec<Tried>>,
     ) -> Vec<Result<Pushed, PushRefused>> {
-        metrics::counter!("switchboard_push_reresolve_total", "reason" => reason(&first)).increment(1);
+        let labels = [("process", Arc::clone(&self.process)), ("reason", reason(&first).into())];
+        metrics::counter!("switchboard_push_reresolve_total", &labels).increment(1);
         if let Err(stale) = self.view.linearize().await {
             let answers = orders.iter().zip(first);
             return answers.map(|(order, tried)| conclude_unconfirmed(order, before, tried, stale)).collect();

@@ -2,12 +2,14 @@
 
 use std::io::ErrorKind;
 
-use switchboard::directory::{Directory, SnapshotError};
+use switchboard::directory::{
+    Batch, Command, Directory, Entry, GatewayAddresses, Op, OpenSession, Register, SnapshotError,
+};
 
 use super::generate::Generator;
 use super::model::Model;
 
-/// A state with everything in it, in several blocks.
+/// A state with everything in it; it fits into one block.
 fn snapshot() -> Vec<u8> {
     let (mut generator, mut model, mut directory) = (Generator::new(5), Model::default(), Directory::new());
     let mut bytes = Vec::new();
@@ -46,6 +48,61 @@ fn a_snapshot_that_ends_early_is_an_error() {
     let bytes = snapshot();
     for length in 0..bytes.len() {
         assert_eq!(read(&bytes[..length]).unwrap_err(), ErrorKind::UnexpectedEof, "{length} of {}", bytes.len());
+    }
+}
+
+/// The blocks of a state that needs several: each with its length and checksum, and what is before the first.
+fn blocks() -> (Vec<u8>, Vec<Vec<u8>>) {
+    let mut directory = Directory::new();
+    let mut generator = Generator::new(5);
+    let ops = (1..=9000).map(|serial| Op::Register(generator.register(serial))).map(with_name_of_its_own).collect();
+    let open = Command::OpenSession(OpenSession {
+        gateway: "gw-1".into(),
+        nonce: "n".into(),
+        attempt: 1,
+        lease_ms: 3000,
+        addresses: GatewayAddresses::default(),
+    });
+    let batch = Command::Batch(Batch { epoch: 1, seq: Some(1), ops });
+    directory.apply(1, &Entry { at_ms: 0, commands: vec![open, batch] });
+    let mut bytes = Vec::new();
+    directory.write_to(&mut bytes).unwrap();
+    let mut rest = bytes.split_off(12);
+    let mut blocks = Vec::new();
+    while !rest.is_empty() {
+        let length = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+        let after = rest.split_off(8 + length);
+        blocks.push(rest);
+        rest = after;
+    }
+    (bytes, blocks)
+}
+
+fn with_name_of_its_own(op: Op) -> Op {
+    let Op::Register(register) = op else { return op };
+    Op::Register(Register { user: format!("{} {}", register.user, register.serial).into(), ..register })
+}
+
+#[test]
+fn a_block_that_is_missing_repeated_or_displaced_is_an_error() {
+    let (head, blocks) = blocks();
+    assert!(blocks.len() > 3);
+    let put_together = |blocks: &[Vec<u8>]| [head.clone(), blocks.concat()].concat();
+    let whole = Directory::read_from(&mut put_together(&blocks).as_slice()).unwrap();
+    assert!(whole.stats().connections > 5000);
+    whole.check_invariants().unwrap();
+    for at in 0..blocks.len() {
+        let (mut missing, mut repeated, mut displaced) = (blocks.clone(), blocks.clone(), blocks.clone());
+        missing.remove(at);
+        repeated.insert(at, blocks[at].clone());
+        displaced.swap(at, (at + 1) % blocks.len());
+        let is_last = at + 1 == blocks.len();
+        let missing = read(&put_together(&missing)).unwrap_err();
+        assert_eq!(missing, if is_last { ErrorKind::UnexpectedEof } else { ErrorKind::InvalidData }, "block {at}");
+        assert_eq!(read(&put_together(&displaced)).unwrap_err(), ErrorKind::InvalidData, "block {at}");
+        // What follows the last block is not read at all.
+        let repeated = read(&put_together(&repeated)).map(|_| ());
+        assert_eq!(repeated, if is_last { Ok(()) } else { Err(ErrorKind::InvalidData) }, "block {at}");
     }
 }
 

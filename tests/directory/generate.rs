@@ -117,7 +117,7 @@ impl Generator {
         }
     }
 
-    fn register(&mut self, serial: u64) -> Register {
+    pub(crate) fn register(&mut self, serial: u64) -> Register {
         let text = |rng: &mut Rng| rng.bool().then(|| "t".repeat(rng.usize(..9)).into());
         let mut register = Register {
             serial,

@@ -117,7 +117,7 @@ impl Run {
         assert_eq!(applied.outcomes, expected.outcomes, "{entry:#?}");
         assert_eq!(applied.events, expected.events, "{entry:#?}");
         let ends: Vec<_> =
-            applied.ends.iter().map(|end| (end.n, end.frozen.closed_by(end.epoch).collect::<Vec<_>>())).collect();
+            applied.ends.iter().map(|end| (end.n, end.frozen.closed_by(end.epoch, None).collect::<Vec<_>>())).collect();
         assert_eq!(ends, expected.ends, "{entry:#?}");
         self.directory.check_invariants().unwrap_or_else(|broken| panic!("{broken}\n{entry:#?}"));
         for command in &entry.commands {
@@ -164,6 +164,7 @@ impl Run {
         let mut paged = Vec::new();
         while let Some(live) = directory.scan(paged.last().copied()).next() {
             paged.push(live.id);
+            assert!(paged.len() <= all.len(), "{paged:?}");
         }
         assert_eq!(paged, all);
         let sessions: Vec<_> =

@@ -207,7 +207,7 @@ fn applied_text(revision: u64, applied: &Applied) -> String {
     for (n, event) in applied.events.iter().enumerate() {
         writeln!(text, "({revision}, {n}) {}", event_text(event)).unwrap();
         for end in applied.ends.iter().filter(|end| end.n == n) {
-            for closed in end.frozen.closed_by(end.epoch) {
+            for closed in end.frozen.closed_by(end.epoch, None) {
                 writeln!(text, "  so {}", event_text(&closed)).unwrap();
             }
         }

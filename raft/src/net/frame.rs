@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::entry::{Group, SnapshotMeta, Vote};
-use crate::settings::{Limits, NodeId};
+use crate::settings::{Addresses, Limits, NodeId};
 use crate::stream::Stream;
 
 /// The first bytes of every connection between members, written by the connector.
@@ -173,7 +173,7 @@ pub(crate) struct FoundingAsk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FoundingAnswer {
     /// Nothing was ever stored in the acceptor's directory, which has this nonce.
-    Empty { nonce: u64 },
+    Empty { nonce: u64, addresses: Addresses },
     /// The cluster is founded. `seated` tells whether it knows the asking directory as its member.
     Founded { seated: bool },
     /// The acceptor has voted or received something, but no membership yet.

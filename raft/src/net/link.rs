@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::frame::{self, Greeting, Hello, PREAMBLE, Purpose, Refusal, Wire};
 use crate::entry::Seat;
-use crate::settings::{Limits, NodeId};
+use crate::settings::{Addresses, Limits, NodeId};
 use crate::stream::Connect;
 
 /// Who this member is, for everything that connects.
@@ -21,6 +21,7 @@ pub(crate) struct Local {
     pub(crate) cluster: String,
     pub(crate) id: NodeId,
     pub(crate) nonce: u64,
+    pub(crate) advertise: Addresses,
     pub(crate) heartbeat: Duration,
     pub(crate) limits: Limits,
     pub(crate) connect: Arc<dyn Connect>,

@@ -6,6 +6,8 @@
 mod client;
 mod serve;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ClientError, Response, Streaming};
 pub use serve::{ServeLimits, Stopping, serve};

@@ -102,10 +102,10 @@ fn report(ended: Result<(), JoinError>) {
 
 /// Says so without waiting: a process at its limit spends nothing on one more.
 fn refuse_connection(stream: &Stream, from: SocketAddr, limit: usize) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
-        content-type: application/json\r\ncontent-length: 94\r\n\r\n\
-        {\"error\":{\"code\":\"unavailable\",\"message\":\"too many connections; try again\",\"temporary\":true}}\n\n";
-    let _ = stream.try_write(ANSWER);
+    let body = refusal_body("unavailable", "too many connections are open; try again", true);
+    let head =
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: application/json";
+    let _ = stream.try_write(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes());
     tracing::debug!(%from, limit, "a connection above the limit was refused");
 }
 
@@ -183,9 +183,12 @@ fn refuse(request: &Request<Incoming>, limits: &ServeLimits) -> Option<Response<
 }
 
 /// The one form of errors, spelled out here because this module knows nothing of ours. `message` needs no escapes.
+fn refusal_body(code: &str, message: &str, temporary: bool) -> String {
+    format!(r#"{{"error":{{"code":"{code}","message":"{message}","temporary":{temporary}}}}}"#)
+}
+
 fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
-    let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}","temporary":false}}}}"#);
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Body::from(refusal_body(code, message, false)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

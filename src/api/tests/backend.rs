@@ -1,0 +1,259 @@
+//! One process that is the whole directory: the real state machine without replication, sockets of its own, or a clock.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::watch;
+
+use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest};
+use crate::directory::{
+    Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session,
+};
+use crate::push::{Order, PushRefused, Pushed, Target, TargetResult};
+use crate::view::{At, Counts, Found, Stale, View};
+use crate::wire::http::{Cluster, Info, Member};
+use crate::wire::peer::{Answer, Failure, RequestBody, TargetStatus};
+
+/// What is told to behave otherwise.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Every request to the leader fails so.
+    pub(super) failure: Option<Failure>,
+    /// Reads can't be made fresh.
+    pub(super) stale: Option<Stale>,
+    /// How old cached reads may be.
+    pub(super) staleness: Option<Duration>,
+    /// Status of every target of a push.
+    pub(super) status: Option<TargetStatus>,
+    /// Every push is refused so.
+    pub(super) refused: Option<PushRefused>,
+    /// Feeds are refused so.
+    pub(super) feed_refused: Option<FeedRefused>,
+}
+
+pub(super) struct Alone {
+    pub(super) view: Memory,
+    pub(super) told: Mutex<Told>,
+    /// Everything that was pushed.
+    pub(super) pushed: Mutex<Vec<Order>>,
+    /// Every feed that was asked for.
+    pub(super) feeds: Mutex<Vec<FeedRequest>>,
+    /// Lines of every feed; feeds stay open after the last.
+    pub(super) lines: Mutex<Vec<FeedItem>>,
+    pub(super) ready: AtomicBool,
+}
+
+pub(super) struct Memory {
+    directory: Mutex<Directory>,
+    revision: watch::Sender<Revision>,
+    told: Mutex<(Option<Stale>, Option<Duration>)>,
+}
+
+impl Alone {
+    pub(super) fn new() -> Arc<Self> {
+        let view = Memory {
+            directory: Mutex::new(Directory::new()),
+            revision: watch::channel(0).0,
+            told: Mutex::new((None, Some(Duration::from_millis(7)))),
+        };
+        Arc::new(Self {
+            view,
+            told: Mutex::default(),
+            pushed: Mutex::default(),
+            feeds: Mutex::default(),
+            lines: Mutex::default(),
+            ready: AtomicBool::new(true),
+        })
+    }
+
+    /// Changes what is told.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
+        let mut told = self.told.lock().unwrap();
+        change(&mut told);
+        *self.view.told.lock().unwrap() = (told.stale, told.staleness);
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.view.revision()
+    }
+
+    fn resolve(&self, order: &Order) -> Result<Pushed, PushRefused> {
+        self.pushed.lock().unwrap().push(order.clone());
+        let told = self.told.lock().unwrap();
+        if let Some(refused) = &told.refused {
+            return Err(refused.clone());
+        }
+        let At { value, revision } = match &order.target {
+            Target::User(user) => self.view.user(user),
+            Target::Connection(id) => {
+                let At { value, revision } = self.view.connection(*id);
+                At { value: value.into_iter().collect(), revision }
+            }
+        };
+        if value.is_empty() {
+            return Err(PushRefused::Offline { as_of: revision });
+        }
+        if let Some(epoch) = value.iter().map(|f| f.id.epoch).find(|e| order.if_match.is_some_and(|m| m != *e)) {
+            return Err(PushRefused::Fenced { epoch });
+        }
+        let status = told.status.unwrap_or(TargetStatus::Written);
+        let result = |found: &Found| TargetResult { id: found.id, gateway: found.session.gateway.clone(), status };
+        let meant = value.iter().filter(|found| !order.except.contains(&found.id));
+        Ok(Pushed { revision, results: meant.map(result).collect() })
+    }
+}
+
+impl Memory {
+    pub(super) fn apply(&self, command: Command) -> (Revision, Outcome) {
+        let mut directory = self.directory.lock().unwrap();
+        let revision = directory.revision() + 1;
+        let mut applied = directory.apply(revision, &Entry { at_ms: 0, commands: vec![command] });
+        self.revision.send_replace(revision);
+        (revision, applied.outcomes.remove(0))
+    }
+}
+
+fn found(live: &LiveConnection<'_>) -> Found {
+    Found { id: live.id, connection: Arc::clone(live.connection), session: Arc::clone(live.session) }
+}
+
+impl View for Memory {
+    fn user(&self, user: &str) -> At<Vec<Found>> {
+        let directory = self.directory.lock().unwrap();
+        let value = directory.connections_of(user).iter().map(found).collect();
+        At { value, revision: directory.revision() }
+    }
+
+    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
+        let directory = self.directory.lock().unwrap();
+        At { value: directory.connection(id).as_ref().map(found), revision: directory.revision() }
+    }
+
+    fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {
+        let directory = self.directory.lock().unwrap();
+        let value = directory.scan(after).take(limit).map(|live| found(&live)).collect();
+        At { value, revision: directory.revision() }
+    }
+
+    fn sessions(&self) -> At<Vec<(Epoch, Arc<Session>, u64)>> {
+        let directory = self.directory.lock().unwrap();
+        let value = directory.sessions().map(|live| (live.epoch, Arc::clone(live.session), live.connections)).collect();
+        At { value, revision: directory.revision() }
+    }
+
+    fn counts(&self) -> At<Counts> {
+        let directory = self.directory.lock().unwrap();
+        let stats = directory.stats();
+        let value = Counts { connections: stats.connections, users: stats.users };
+        At { value, revision: directory.revision() }
+    }
+
+    fn revision(&self) -> Revision {
+        self.directory.lock().unwrap().revision()
+    }
+
+    fn staleness(&self) -> Option<Duration> {
+        self.told.lock().unwrap().1
+    }
+
+    async fn linearize(&self) -> Result<(), Stale> {
+        self.told.lock().unwrap().0.map_or(Ok(()), Err)
+    }
+
+    async fn reach(&self, revision: Revision, within: Duration) -> Result<(), Stale> {
+        let mut now = self.revision.subscribe();
+        let reached = tokio::time::timeout(within, now.wait_for(|now| *now >= revision)).await;
+        reached.map(|_| ()).map_err(|_| Stale::Timeout)
+    }
+}
+
+impl Backend for Alone {
+    type View = Memory;
+
+    fn view(&self) -> &Memory {
+        &self.view
+    }
+
+    fn info(&self) -> Info {
+        Info {
+            role: "directory".into(),
+            id: "1".into(),
+            cluster: "test".into(),
+            version: "0".into(),
+            nonce: "n".into(),
+            uptime_ms: 1,
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err("it is still catching up".into()) }
+    }
+
+    async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
+        if !matches!(request, RequestBody::Cluster)
+            && let Some(failure) = self.told.lock().unwrap().failure.clone()
+        {
+            return Err(failure);
+        }
+        Ok(match request {
+            RequestBody::OpenSession(open) => {
+                let lease_ms = open.lease_ms;
+                match self.view.apply(Command::OpenSession(open)).1 {
+                    Outcome::Opened(Ok(epoch)) => Answer::Opened { epoch, lease_ms },
+                    Outcome::Opened(Err(OpenRefused::Conflict { epoch, .. })) => Answer::Taken { epoch },
+                    Outcome::Opened(Err(why)) => Answer::NotOpened { why: why.to_string() },
+                    other => panic!("{other:?}"),
+                }
+            }
+            RequestBody::EndSession { epoch, reason } => match self.view.apply(Command::EndSession { epoch, reason }).1
+            {
+                Outcome::Ended(existed) => Answer::Ended { existed },
+                other => panic!("{other:?}"),
+            },
+            RequestBody::Batch(batch) => match self.view.apply(Command::Batch(batch)).1 {
+                Outcome::Batch(done) => Answer::Batch(done),
+                other => panic!("{other:?}"),
+            },
+            RequestBody::Renew { epoch, .. } => {
+                match self.view.sessions().value.into_iter().find(|(e, _, _)| *e == epoch) {
+                    Some((_, session, _)) => Answer::Renewed { lease_ms: session.lease_ms, release: Vec::new() },
+                    None => Answer::Gone,
+                }
+            }
+            RequestBody::Leases => {
+                Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
+            }
+            RequestBody::Cluster => Answer::Cluster(Cluster {
+                cluster: "test".into(),
+                leader: Some(1),
+                members: vec![Member { id: 1, api: "127.0.0.1:7101".into(), ..Member::default() }],
+                applied: self.revision(),
+                ..Cluster::default()
+            }),
+        })
+    }
+
+    async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {
+        self.resolve(&order)
+    }
+
+    async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
+        orders.iter().map(|order| self.resolve(order)).collect()
+    }
+
+    async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
+        self.feeds.lock().unwrap().push(request);
+        match self.told.lock().unwrap().feed_refused.clone() {
+            Some(refused) => Err(refused),
+            None => Ok(stream::iter(self.lines.lock().unwrap().clone()).chain(stream::pending()).boxed()),
+        }
+    }
+}
+
+/// A line of a feed.
+pub(super) fn line(revision: Revision, n: Option<u32>, json: &'static str) -> FeedItem {
+    FeedItem { mark: (revision, n), json: Bytes::from_static(json.as_bytes()) }
+}

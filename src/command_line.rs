@@ -1,0 +1,150 @@
+//! The command line: which verb, with which settings.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::cli::{ClientVerb, Exit};
+use crate::config::{ConfigError, DevArgs, DirectoryArgs, GatewayArgs, apply_file};
+use crate::roles;
+use crate::telemetry::{self, LogFormat};
+
+/// A Raft-consistent connection directory for WebSocket clusters
+#[derive(Debug, Parser)]
+#[command(name = "switchboard", version, max_term_width = 120)]
+pub struct CommandLine {
+    /// A TOML file with a table of settings per role; flags and environment beat it
+    #[arg(long, global = true, value_name = "FILE", env = "SWITCHBOARD_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// How log lines on stderr look
+    #[arg(long, global = true, value_enum, env = "SWITCHBOARD_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormatArg,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArg {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Dev(DevArgs),
+    Directory(DirectoryArgs),
+    Gateway(GatewayArgs),
+    /// Look at the configuration without running anything
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    #[command(flatten)]
+    Client(ClientVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Check settings, also against each other: those of the file's roles, or of the role and flags that follow
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// A role and its flags, as they would be run
+    #[arg(value_name = "ROLE FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    role: Vec<OsString>,
+}
+
+/// Reads the command line and does what it says.
+pub async fn run(arguments: Vec<OsString>) -> ExitCode {
+    let file = file_of(&arguments);
+    let (command_line, roles) = match parse(arguments, file.as_ref()) {
+        Ok(parsed) => parsed,
+        Err(refused) => return refused,
+    };
+    telemetry::init_logs(match command_line.log_format {
+        LogFormatArg::Text => LogFormat::Text,
+        LogFormatArg::Json => LogFormat::Json,
+    });
+    let done = match command_line.verb {
+        Verb::Dev(args) => roles::dev(args).await,
+        Verb::Directory(args) => roles::directory(args).await,
+        Verb::Gateway(args) => roles::gateway(args).await,
+        Verb::Config(ConfigVerb::Check(args)) => check(args, &roles, file.as_ref()).await,
+        Verb::Client(verb) => return verb.run().await.into(),
+    };
+    match done {
+        Ok(()) => Exit::Done.into(),
+        Err(roles::Failed { exit, message }) => {
+            eprintln!("switchboard: {message}");
+            exit.into()
+        }
+    }
+}
+
+/// The file, before anything else is parsed, because its values are defaults of what is.
+fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut found = std::env::var_os("SWITCHBOARD_CONFIG").map(PathBuf::from);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == OsStr::new("--config") {
+            found = rest.next().map(PathBuf::from);
+        } else if let Some(path) = argument.to_str().and_then(|text| text.strip_prefix("--config=")) {
+            found = Some(PathBuf::from(path));
+        }
+    }
+    found.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Parses; what is wrong has been printed when this fails.
+fn parse(arguments: Vec<OsString>, file: Option<&PathBuf>) -> Result<(CommandLine, Vec<String>), ExitCode> {
+    let mut command = CommandLine::command();
+    let mut roles = Vec::new();
+    if let Some(file) = file {
+        (command, roles) = apply_file(command, file).map_err(|error| {
+            eprintln!("switchboard: {error}");
+            ExitCode::from(Exit::Usage)
+        })?;
+    }
+    let parsed =
+        command.try_get_matches_from(arguments).and_then(|matches: ArgMatches| CommandLine::from_arg_matches(&matches));
+    let command_line = parsed.map_err(|error| {
+        // Nothing more can be done when not even this can be printed.
+        let _ = error.print();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::from(Exit::Done),
+            _ => ExitCode::from(Exit::Usage),
+        }
+    })?;
+    Ok((command_line, roles))
+}
+
+/// Checks the role that is given, or every role that the file has settings for.
+async fn check(args: CheckArgs, of_file: &[String], file: Option<&PathBuf>) -> Result<(), roles::Failed> {
+    let given: Vec<Vec<OsString>> = if args.role.is_empty() {
+        of_file.iter().map(|role| vec![OsString::from(role)]).collect()
+    } else {
+        vec![args.role]
+    };
+    if given.is_empty() {
+        return Err(ConfigError(String::from("nothing to check: give --config FILE, or a role and its flags")).into());
+    }
+    for role in given {
+        let name = role[0].to_string_lossy().into_owned();
+        let arguments = [OsString::from("switchboard")].into_iter().chain(role).collect();
+        let (command_line, _) =
+            parse(arguments, file).map_err(|_| ConfigError(format!("[{name}] can't be used; see above")))?;
+        match command_line.verb {
+            Verb::Dev(args) => args.check()?,
+            Verb::Directory(args) => args.settings().await.map(drop)?,
+            Verb::Gateway(args) => args.settings().await.map(drop)?,
+            _ => return Err(ConfigError(format!("{name} is no role; there are directory, gateway and dev")).into()),
+        }
+        println!("{name}: ok");
+    }
+    Ok(())
+}

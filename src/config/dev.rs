@@ -1,0 +1,70 @@
+//! Settings of a whole cluster on loopback in one process.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::ConfigError;
+use super::units::duration;
+use crate::lease;
+
+/// Most nodes or gateways of a development cluster: the fixed ports have one digit for them.
+const MEMBERS_MAX: u16 = 9;
+
+/// Run a whole cluster on loopback: real Raft, real sockets, real disk
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Directory nodes
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_DIRECTORIES", default_value_t = 3)]
+    pub directories: u16,
+
+    /// Gateways
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_GATEWAYS", default_value_t = 2)]
+    pub gateways: u16,
+
+    /// Keep the state here; without it, it is temporary and removed at exit
+    #[arg(long, value_name = "DIR", env = "SWITCHBOARD_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Length of the leases of the gateways
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_LEASE", default_value = "3s", value_parser = duration)]
+    pub lease: Duration,
+
+    /// fixed: directory node i at 710i and 720i, gateway i at 800i, 810i and 820i; auto: any free ports
+    #[arg(long, value_enum, env = "SWITCHBOARD_PORTS", default_value_t)]
+    pub ports: Ports,
+}
+
+/// Which ports a development cluster listens on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Ports {
+    /// The documented ones.
+    #[default]
+    Fixed,
+    /// Any free ones.
+    Auto,
+}
+
+impl DevArgs {
+    /// Checks the settings, also against each other.
+    ///
+    /// # Errors
+    /// The first one that makes no sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |why: &str| Err(ConfigError(why.to_owned()));
+        if !(1..=MEMBERS_MAX).contains(&self.directories) {
+            return refuse("--directories is 1 to 9; 3 survive the loss of one");
+        }
+        if self.gateways > MEMBERS_MAX {
+            return refuse("--gateways is at most 9");
+        }
+        if self.ports == Ports::Auto && self.data_dir.is_some() {
+            return refuse(
+                "--data-dir needs fixed ports: the nodes find each other again by the addresses that they had, \
+                 so leave out --ports auto",
+            );
+        }
+        lease::check(self.lease, Duration::from_millis(600)).map_err(|why| ConfigError(format!("--lease: {why}")))
+    }
+}

@@ -1,0 +1,123 @@
+//! Settings of a directory node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::units::{duration, member, range};
+use super::{CLUSTER, ConfigError, check_loopback};
+use crate::node::Settings;
+
+/// Run a directory node: a member of the Raft group that holds the map of connections
+#[derive(Debug, Clone, Args)]
+pub struct DirectoryArgs {
+    /// Number of this node in the group; never used again for another data directory
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_ID")]
+    pub id: u64,
+
+    /// Where the log and its snapshots live
+    #[arg(long, value_name = "DIR", env = "SWITCHBOARD_DATA_DIR")]
+    pub data_dir: PathBuf,
+
+    /// Address for services: HTTP
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_LISTEN_API")]
+    pub listen_api: String,
+
+    /// Address for other processes of the cluster
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_LISTEN_PEER")]
+    pub listen_peer: String,
+
+    /// All founding members with their peer addresses, the same list on every one of them: 1=A,2=A,3=A
+    #[arg(
+        long,
+        value_name = "N=HOST:PORT,…",
+        env = "SWITCHBOARD_PEERS",
+        value_delimiter = ',',
+        value_parser = member,
+        required_unless_present = "join",
+        conflicts_with = "join"
+    )]
+    pub peers: Vec<(u64, String)>,
+
+    /// Start empty and wait until the members of an existing group add this node
+    #[arg(long, env = "SWITCHBOARD_JOIN")]
+    pub join: bool,
+
+    /// Name of the cluster; processes of other clusters are refused
+    #[arg(long, value_name = "NAME", env = "SWITCHBOARD_CLUSTER", default_value = CLUSTER)]
+    pub cluster: String,
+
+    /// What keeps the log on disk; sled is not offered yet
+    #[arg(long, value_name = "ENGINE", env = "SWITCHBOARD_LOG_ENGINE", default_value = "raft-log")]
+    pub log_engine: String,
+
+    /// Peer address that others are told, if it is not the listening one
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_PEER")]
+    pub advertise_peer: Option<String>,
+
+    /// API address that others are told, if it is not the listening one
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_API")]
+    pub advertise_api: Option<String>,
+
+    /// How often a leader shows that it lives
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_HEARTBEAT", default_value = "100ms", value_parser = duration)]
+    pub heartbeat: Duration,
+
+    /// Shortest and longest silence of a leader after which another one is elected
+    #[arg(long, value_name = "TIME-TIME", env = "SWITCHBOARD_ELECTION", default_value = "300ms-600ms", value_parser = range)]
+    pub election: (Duration, Duration),
+
+    /// Listen on addresses that other machines can reach although nobody has to show credentials
+    #[arg(long, env = "SWITCHBOARD_INSECURE")]
+    pub insecure: bool,
+}
+
+impl DirectoryArgs {
+    /// Checks the settings, also against each other.
+    ///
+    /// # Errors
+    /// The first one that makes no sense.
+    pub async fn settings(self) -> Result<Settings, ConfigError> {
+        let refuse = |why: String| Err(ConfigError(why));
+        if self.log_engine != "raft-log" {
+            return refuse(format!("--log-engine {} is not offered yet; use raft-log", self.log_engine));
+        }
+        if self.id == 0 {
+            return refuse(String::from("--id is 1 or more"));
+        }
+        let peers: BTreeMap<u64, String> = self.peers.iter().cloned().collect();
+        if peers.len() != self.peers.len() {
+            return refuse(String::from("--peers names a node twice"));
+        }
+        if !self.join && !peers.contains_key(&self.id) {
+            return refuse(format!(
+                "--peers does not name this node ({}); it is the same list on every founding member",
+                self.id
+            ));
+        }
+        if self.heartbeat.is_zero() || self.election.0 < self.heartbeat * 2 {
+            let shortest = self.heartbeat * 2;
+            return refuse(format!(
+                "--election must begin at two heartbeats or later ({shortest:?}): a single late one is no sign of death"
+            ));
+        }
+        let listeners =
+            [("listen-api", &*self.listen_api), ("listen-peer", &*self.listen_peer), ("listen-clients", "")];
+        check_loopback(self.insecure, listeners).await?;
+        Ok(Settings {
+            id: self.id,
+            cluster: self.cluster,
+            data_dir: self.data_dir,
+            listen_api: self.listen_api,
+            listen_peer: self.listen_peer,
+            advertise_peer: self.advertise_peer,
+            advertise_api: self.advertise_api,
+            peers,
+            join: self.join,
+            heartbeat: self.heartbeat,
+            election: self.election,
+        })
+    }
+}

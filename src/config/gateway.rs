@@ -1,0 +1,126 @@
+//! Settings of a gateway.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::units::duration;
+use super::{CLUSTER, ConfigError, check_loopback};
+use crate::gateway::{ClientLimits, Settings};
+use crate::lease;
+
+/// Run a gateway: it terminates client WebSockets and delivers pushes
+#[derive(Debug, Clone, Args)]
+pub struct GatewayArgs {
+    /// Name of this gateway in the cluster
+    #[arg(long, value_name = "NAME", env = "SWITCHBOARD_ID")]
+    pub id: String,
+
+    /// Peer addresses of directory nodes; one that can be reached is enough
+    #[arg(long, value_name = "HOST:PORT,…", env = "SWITCHBOARD_DIRECTORY", value_delimiter = ',', required = true)]
+    pub directory: Vec<String>,
+
+    /// Address for clients: WebSocket
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_LISTEN_CLIENTS")]
+    pub listen_clients: String,
+
+    /// Address for services: HTTP
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_LISTEN_API")]
+    pub listen_api: String,
+
+    /// Address for other processes of the cluster
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_LISTEN_PEER")]
+    pub listen_peer: String,
+
+    /// Length of the lease on the connections of this gateway; when it is silent for so long, they are gone
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_LEASE", default_value = "3s", value_parser = duration)]
+    pub lease: Duration,
+
+    /// Name of the cluster; processes of other clusters are refused
+    #[arg(long, value_name = "NAME", env = "SWITCHBOARD_CLUSTER", default_value = CLUSTER)]
+    pub cluster: String,
+
+    /// WebSocket URL that clients are told
+    #[arg(long, value_name = "URL", env = "SWITCHBOARD_ADVERTISE_URL")]
+    pub advertise_url: Option<String>,
+
+    /// Peer address that others are told, if it is not the listening one
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_PEER")]
+    pub advertise_peer: Option<String>,
+
+    /// API address that others are told, if it is not the listening one
+    #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_API")]
+    pub advertise_api: Option<String>,
+
+    /// Which connections of a user may live beside each other; only multi is offered yet
+    #[arg(long, value_name = "POLICY", env = "SWITCHBOARD_POLICY", default_value = "multi")]
+    pub policy: String,
+
+    /// Connections of one user in the whole cluster
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX", default_value_t = 16)]
+    pub max: u32,
+
+    /// How often clients are pinged
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_PING", default_value = "25s", value_parser = duration)]
+    pub ping: Duration,
+
+    /// Silence longer than this and --ping ends a connection
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_PONG_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub pong_timeout: Duration,
+
+    /// How long clients may take to leave when the gateway shuts down
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_DRAIN", default_value = "10s", value_parser = duration)]
+    pub drain: Duration,
+
+    /// How long sockets stay open after the lease was lost
+    #[arg(long, value_name = "TIME", env = "SWITCHBOARD_LEASE_LOST_GRACE", default_value = "60s", value_parser = duration)]
+    pub lease_lost_grace: Duration,
+
+    /// Listen on addresses that other machines can reach although nobody has to show credentials
+    #[arg(long, env = "SWITCHBOARD_INSECURE")]
+    pub insecure: bool,
+}
+
+impl GatewayArgs {
+    /// Checks the settings, also against each other.
+    ///
+    /// # Errors
+    /// The first one that makes no sense.
+    pub async fn settings(self) -> Result<Settings, ConfigError> {
+        if !lease::LEASES.contains(&self.lease) {
+            let (shortest, longest) = (lease::LEASES.start(), lease::LEASES.end());
+            return Err(ConfigError(format!("--lease is {shortest:?} to {longest:?}, not {:?}", self.lease)));
+        }
+        if self.ping < Duration::from_secs(1) || self.pong_timeout < Duration::from_secs(1) {
+            return Err(ConfigError(String::from(
+                "--ping and --pong-timeout are at least 1s: a slow network needs as much",
+            )));
+        }
+        let listeners = [
+            ("listen-api", &*self.listen_api),
+            ("listen-peer", &*self.listen_peer),
+            ("listen-clients", &*self.listen_clients),
+        ];
+        check_loopback(self.insecure, listeners).await?;
+        let settings = Settings {
+            id: self.id,
+            cluster: self.cluster,
+            directory: self.directory,
+            listen_clients: self.listen_clients,
+            listen_api: self.listen_api,
+            listen_peer: self.listen_peer,
+            advertise_url: self.advertise_url,
+            advertise_api: self.advertise_api,
+            advertise_peer: self.advertise_peer,
+            policy: self.policy,
+            max: self.max,
+            lease: self.lease,
+            lease_lost_grace: self.lease_lost_grace,
+            drain: self.drain,
+            clients: ClientLimits { heartbeat: self.ping, pong_timeout: self.pong_timeout, ..ClientLimits::default() },
+            ..Settings::default()
+        };
+        settings.check().map_err(|error| ConfigError(error.to_string()))?;
+        Ok(settings)
+    }
+}

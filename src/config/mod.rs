@@ -1,0 +1,57 @@
+//! Every setting of every role: read from flags, environment and file, then checked, also against each other.
+//!
+//! A flag beats the environment, the environment beats the file (`--config`). The file is TOML: a table per role whose keys
+//! are the names of its flags.
+
+mod dev;
+mod directory;
+mod file;
+mod gateway;
+mod units;
+
+pub use dev::{DevArgs, Ports};
+pub use directory::DirectoryArgs;
+pub use file::{FileError, apply_file};
+pub use gateway::GatewayArgs;
+
+use crate::net;
+
+/// A setting, or a relation between two, that makes no sense. The text says which, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Name of the cluster where none is given.
+const CLUSTER: &str = "switchboard";
+
+/// Refuses addresses that other machines can reach, as long as nobody has to show credentials.
+async fn check_loopback(insecure: bool, listeners: [(&str, &str); 3]) -> Result<(), ConfigError> {
+    for (flag, address) in listeners.into_iter().filter(|(_, address)| !insecure && !address.is_empty()) {
+        match net::is_loopback(address).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(ConfigError(format!(
+                    "--{flag} {address} can be reached from other machines, and no credentials are configured: anyone could \
+                     register and push; listen on a loopback address, or accept that with --insecure"
+                )));
+            }
+            Err(error) => return Err(ConfigError(format!("--{flag} {address} is no address: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_others_can_reach_needs_insecure() {
+        let listeners = |address| [("listen-api", address), ("listen-peer", "127.0.0.1:0"), ("listen-clients", "")];
+        assert!(check_loopback(false, listeners("[::1]:0")).await.is_ok());
+        let refused = check_loopback(false, listeners("0.0.0.0:7101")).await.unwrap_err();
+        assert!(refused.0.contains("--listen-api 0.0.0.0:7101") && refused.0.contains("--insecure"), "{refused}");
+        assert!(check_loopback(true, listeners("0.0.0.0:7101")).await.is_ok());
+        assert!(check_loopback(false, listeners("nonsense")).await.is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! What the HTTP surface of a directory node stands on.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::feed;
+use super::requests::Requests;
+use super::view::NodeView;
+use super::watch_hub::WatchHub;
+use crate::api::{Backend, Feed, FeedRefused, FeedRequest};
+use crate::client;
+use crate::directory::Epoch;
+use crate::push::{Local, Order, PushRefused, Pushed, Router};
+use crate::view::View;
+use crate::wire::http::Info;
+use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
+
+/// Longest time for which a request follows the leader.
+const ASK_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A view that was not confirmed for so long is not ready for traffic.
+const READY_STALENESS_MAX: Duration = Duration::from_secs(2);
+
+/// A directory node behind its HTTP surface.
+#[derive(Debug)]
+pub(super) struct NodeBackend {
+    pub(super) view: Arc<NodeView>,
+    pub(super) requests: Requests,
+    /// The leader, for a node that does not lead.
+    pub(super) others: client::Directory,
+    pub(super) router: Router<NodeView, NoSockets>,
+    pub(super) hub: Arc<WatchHub>,
+    pub(super) confirm_within: Duration,
+    pub(super) info: Info,
+    pub(super) started: Instant,
+}
+
+/// A directory node has no clients.
+#[derive(Debug)]
+pub(super) struct NoSockets;
+
+impl Local for NoSockets {
+    fn epoch(&self) -> Option<Epoch> {
+        None
+    }
+
+    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
+        vec![TargetStatus::Gone; delivery.targets.len()]
+    }
+}
+
+impl Backend for NodeBackend {
+    type View = NodeView;
+
+    fn view(&self) -> &NodeView {
+        &self.view
+    }
+
+    fn info(&self) -> Info {
+        let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Info { uptime_ms, ..self.info.clone() }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.view.staleness() {
+            Some(age) if age <= READY_STALENESS_MAX => Ok(()),
+            _ if self.requests.cluster().leader.is_none() => {
+                Err("no leader is known; is a majority of the nodes running?".to_owned())
+            }
+            _ => Err("no quorum confirms what this node knows".to_owned()),
+        }
+    }
+
+    async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
+        match self.requests.answer(request.clone()).await {
+            Err(Failure::NotLeader { .. }) => self.others.ask(request, ASK_TIMEOUT).await,
+            result => result,
+        }
+    }
+
+    fn push(&self, order: Order) -> impl Future<Output = Result<Pushed, PushRefused>> + Send {
+        self.router.push(order)
+    }
+
+    fn push_many(&self, orders: Vec<Order>) -> impl Future<Output = Vec<Result<Pushed, PushRefused>>> + Send {
+        self.router.push_many(orders)
+    }
+
+    async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
+        // Also for a feed from now on: a node that lags would show what is long past.
+        self.view.linearize().await.map_err(|stale| FeedRefused::Unavailable(stale.to_string()))?;
+        feed::open(&self.hub, &self.view, self.confirm_within, request)
+    }
+}

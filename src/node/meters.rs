@@ -1,0 +1,55 @@
+//! What became of the operations that this node proposed, counted as they are applied.
+
+use std::sync::Arc;
+
+use metrics::Counter;
+
+use crate::directory::{Command, Entry, Op, OpOutcome, OpRefused, Outcome};
+
+/// Counters of `switchboard_ops_total`, looked up once.
+#[derive(Debug)]
+pub(super) struct OpMeters {
+    register: [Counter; 3],
+    unregister: Counter,
+    meta: [Counter; 2],
+    fenced: Counter,
+}
+
+impl OpMeters {
+    pub(super) fn new(process: &Arc<str>) -> Self {
+        let counter = |op: &'static str, result: &'static str| metrics::counter!("switchboard_ops_total", "process" => Arc::clone(process), "op" => op, "result" => result);
+        Self {
+            register: [counter("register", "ok"), counter("register", "limit"), counter("register", "refused")],
+            unregister: counter("unregister", "ok"),
+            meta: [counter("meta", "ok"), counter("meta", "refused")],
+            fenced: counter("batch", "refused"),
+        }
+    }
+
+    /// Counts the operations of an entry.
+    pub(super) fn count(&self, entry: &Entry, outcomes: &[Outcome]) {
+        for (command, outcome) in entry.commands.iter().zip(outcomes) {
+            match (command, outcome) {
+                (Command::Batch(batch), Outcome::Batch(Ok(done))) => {
+                    for (op, outcome) in batch.ops.iter().zip(done.ops.iter()) {
+                        self.count_op(op, outcome);
+                    }
+                }
+                (Command::Batch(_), _) => self.fenced.increment(1),
+                _ => {}
+            }
+        }
+    }
+
+    fn count_op(&self, op: &Op, outcome: &OpOutcome) {
+        let counter = match (op, outcome) {
+            (Op::Register(_), OpOutcome::Refused(OpRefused::ConnectionLimit { .. })) => &self.register[1],
+            (Op::Register(_), OpOutcome::Refused(_)) => &self.register[2],
+            (Op::Register(_), _) => &self.register[0],
+            (Op::Unregister { .. }, _) => &self.unregister,
+            (Op::Meta { .. }, OpOutcome::Refused(_)) => &self.meta[1],
+            (Op::Meta { .. }, _) => &self.meta[0],
+        };
+        counter.increment(1);
+    }
+}

@@ -1,0 +1,187 @@
+//! What a directory node answers to gateways, to nodes that do not lead, and to its own HTTP surface.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchboard_raft as raft;
+use switchboard_raft::{MemberRole, MemberState, Raft, Role};
+
+use super::leases::Leases;
+use super::proposals::{Pending, Proposals};
+use crate::directory::limits::BATCH_OPS_MAX;
+use crate::directory::{Command, Epoch, GatewayAddresses, OpenRefused, OpenSession, Outcome, Reason};
+use crate::lease;
+use crate::peer;
+use crate::wire::http::{Cluster, Member};
+use crate::wire::peer::{Answer, Failure, Hello, Purpose, RequestBody};
+
+/// Longest wait for a gateway to say who it is.
+const IDENTIFY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Attempts to open a session while an incumbent is in the way: one, one after it was ended, one for a race.
+const OPEN_ATTEMPTS: usize = 3;
+
+/// Answers requests.
+#[derive(Debug, Clone)]
+pub(super) struct Requests {
+    pub(super) raft: Raft,
+    pub(super) proposals: Proposals,
+    pub(super) leases: Leases,
+    pub(super) election_max: Duration,
+    pub(super) hello: Arc<Hello>,
+}
+
+/// A request of which only the answer is missing. What had to be done in order has been done.
+pub(super) enum Begun {
+    /// A batch that was handed in.
+    Batch(Pending),
+    /// Anything else.
+    Rest(RequestBody),
+}
+
+impl Requests {
+    /// Begins a request. Those that one task begins are decided in that order, as far as order matters.
+    pub(super) fn begin(&self, body: RequestBody) -> Result<Begun, Failure> {
+        match body {
+            RequestBody::Batch(batch) if batch.ops.len() > BATCH_OPS_MAX => Err(Failure::Refused {
+                why: format!("a batch of {} operations; the limit is {BATCH_OPS_MAX}", batch.ops.len()),
+            }),
+            RequestBody::Batch(batch) => Ok(Begun::Batch(self.proposals.submit(Command::Batch(batch))?)),
+            rest => Ok(Begun::Rest(rest)),
+        }
+    }
+
+    /// The answer to a request that has begun.
+    pub(super) async fn finish(&self, begun: Begun) -> Result<Answer, Failure> {
+        let result = match begun {
+            Begun::Batch(pending) => match pending.decided().await? {
+                (_, Outcome::Batch(result)) => Ok(Answer::Batch(result)),
+                (_, other) => unreachable!("a batch has the outcome of a batch, not {other:?}"),
+            },
+            Begun::Rest(RequestBody::OpenSession(open)) => self.open(open).await,
+            Begun::Rest(RequestBody::EndSession { epoch, reason }) => self.end(epoch, reason).await,
+            Begun::Rest(RequestBody::Renew { epoch, handled: _ }) => self.leases.renew(epoch).await,
+            Begun::Rest(RequestBody::Leases) => self.leases.remaining().map(Answer::Leases),
+            Begun::Rest(RequestBody::Cluster) => Ok(Answer::Cluster(self.cluster())),
+            Begun::Rest(RequestBody::Batch(_)) => unreachable!("a batch is begun as one"),
+        };
+        result.map_err(|failure| self.point_to_leader(failure))
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&self, body: RequestBody) -> Result<Answer, Failure> {
+        match self.begin(body) {
+            Ok(begun) => self.finish(begun).await,
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Opens a session. Where another process holds the name, it is asked whether it still exists.
+    async fn open(&self, open: OpenSession) -> Result<Answer, Failure> {
+        let lease = Duration::from_millis(open.lease_ms.into());
+        if let Err(why) = lease::check(lease, self.election_max) {
+            return Ok(Answer::NotOpened { why });
+        }
+        for _ in 0..OPEN_ATTEMPTS {
+            let (_, outcome) = self.proposals.propose(Command::OpenSession(open.clone())).await?;
+            match outcome {
+                Outcome::Opened(Ok(epoch)) => {
+                    self.leases.opened(epoch, open.lease_ms);
+                    return Ok(Answer::Opened { epoch, lease_ms: open.lease_ms });
+                }
+                Outcome::Opened(Err(OpenRefused::Conflict { epoch, nonce, addresses })) => {
+                    if !is_gone(&addresses, &nonce, &self.hello).await {
+                        return Ok(Answer::Taken { epoch });
+                    }
+                    tracing::info!(gateway = %open.gateway, epoch, "the process that held this gateway id is gone; it is replaced");
+                    self.end(epoch, Reason::Replaced).await?;
+                }
+                Outcome::Opened(Err(OpenRefused::NotAlone)) => {}
+                Outcome::Opened(Err(refused)) => return Ok(Answer::NotOpened { why: refused.to_string() }),
+                other => unreachable!("opening a session has an outcome of its own, not {other:?}"),
+            }
+        }
+        Err(Failure::Overloaded)
+    }
+
+    async fn end(&self, epoch: Epoch, reason: Reason) -> Result<Answer, Failure> {
+        match self.proposals.propose(Command::EndSession { epoch, reason }).await? {
+            (_, Outcome::Ended(existed)) => Ok(Answer::Ended { existed }),
+            (_, other) => unreachable!("ending a session has an outcome of its own, not {other:?}"),
+        }
+    }
+
+    /// The group as this node sees it.
+    pub(super) fn cluster(&self) -> Cluster {
+        let status = self.raft.status();
+        let members = status.members.iter().map(|member| {
+            let here = member.id == status.id;
+            Member {
+                id: member.id,
+                role: role_word(member.role).to_owned(),
+                peer: member.addresses.peer.clone(),
+                api: member.addresses.api.clone(),
+                state: if here { own_word(status.role) } else { state_word(member) }.to_owned(),
+                last_log: if here { status.last_log } else { member.matched },
+                applied: here.then_some(status.applied),
+            }
+        });
+        Cluster {
+            cluster: status.cluster.clone(),
+            node: Some(status.id),
+            leader: status.leader,
+            term: status.term,
+            members: members.collect(),
+            applied: status.applied,
+            committed: status.committed.unwrap_or(0),
+        }
+    }
+
+    /// Tells who leads, where a part that does not know says only that this node does not.
+    fn point_to_leader(&self, failure: Failure) -> Failure {
+        let Failure::NotLeader { leader: None } = failure else { return failure };
+        let status = self.raft.status();
+        let leader = status.leader.filter(|leader| *leader != status.id);
+        let member = leader.and_then(|leader| status.members.iter().find(|member| member.id == leader));
+        Failure::NotLeader { leader: member.map(|member| (member.id, member.addresses.peer.clone())) }
+    }
+}
+
+fn role_word(role: MemberRole) -> &'static str {
+    match role {
+        MemberRole::Voter => "voter",
+        MemberRole::Learner => "learner",
+    }
+}
+
+fn own_word(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+    }
+}
+
+/// How another member looks from here.
+fn state_word(member: &raft::Member) -> &'static str {
+    match (member.state, member.role) {
+        (MemberState::Leader, _) => "leader",
+        (MemberState::Following, MemberRole::Voter) => "follower",
+        (MemberState::Following, MemberRole::Learner) => "learner",
+        (MemberState::Silent | MemberState::Unknown, _) => "unknown",
+    }
+}
+
+/// Whether the process that held a session is certainly gone: its address refuses, or another process answers there. Silence
+/// proves nothing.
+async fn is_gone(addresses: &GatewayAddresses, nonce: &Arc<str>, hello: &Hello) -> bool {
+    let Some(address) = &addresses.peer else { return false };
+    let hello = Hello { purpose: Purpose::Identify, ..hello.clone() };
+    match tokio::time::timeout(IDENTIFY_TIMEOUT, peer::dial(address, &hello)).await {
+        Ok(Ok(dialed)) => dialed.nonce != *nonce,
+        Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,61 @@
+//! How a directory node runs.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use switchboard_raft as raft;
+
+/// How a directory node runs. Checked by `config.rs` and, where the log is concerned, by `raft/`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This member's id.
+    pub id: u64,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Where the log, its snapshots and the identity live.
+    pub data_dir: PathBuf,
+    /// `host:port` for services.
+    pub listen_api: String,
+    /// `host:port` for peers.
+    pub listen_peer: String,
+    /// How others reach the peer listener; the listening address if it is not given.
+    pub advertise_peer: Option<String>,
+    /// How others reach the API; the listening address if it is not given.
+    pub advertise_api: Option<String>,
+    /// Peer addresses of the founding members, this one included. Empty with `join`.
+    pub peers: BTreeMap<u64, String>,
+    /// Start empty and wait to be added.
+    pub join: bool,
+    /// How often a leader shows that it lives.
+    pub heartbeat: Duration,
+    /// Shortest and longest silence after which a member asks for votes.
+    pub election: (Duration, Duration),
+}
+
+impl Settings {
+    /// What `raft/` needs of it. Founders tell only their peer addresses; a member's API address is learned from itself.
+    pub(super) fn raft(&self, api: SocketAddr, peer: SocketAddr) -> raft::Settings {
+        let advertise = raft::Addresses {
+            peer: self.advertise_peer.clone().unwrap_or_else(|| peer.to_string()),
+            api: self.advertise_api.clone().unwrap_or_else(|| api.to_string()),
+        };
+        let mut founders: BTreeMap<u64, raft::Addresses> = self
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, raft::Addresses { peer: peer.clone(), api: String::new() }))
+            .collect();
+        if let Some(own) = founders.get_mut(&self.id) {
+            *own = advertise.clone();
+        }
+        raft::Settings {
+            founders,
+            join: self.join,
+            advertise,
+            heartbeat: self.heartbeat,
+            election: self.election,
+            ..raft::Settings::new(self.id, self.cluster.clone(), self.data_dir.clone())
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The peer listener of a node: control streams, watches, and the streams of `raft/`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use switchboard_raft::Raft;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::requests::Requests;
+use super::watch::Watches;
+use crate::net::Listener;
+use crate::net::framed::{self, FrameReader};
+use crate::peer::{Greeted, Identity, greet};
+use crate::wire::peer::{Hello, Purpose, Request, Response};
+
+/// Streams at once: each gateway holds three, each node a handful.
+const STREAMS_MAX: usize = 8192;
+
+/// Requests of one stream that are under way. The stream is read on when some are answered.
+const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+
+/// Answers that wait to be written.
+const ANSWERS_MAX: usize = 256;
+
+/// A write that takes longer means that the caller does not read.
+const WRITE_STALL: Duration = Duration::from_secs(5);
+
+/// Serves the peer listener.
+#[derive(Debug, Clone)]
+pub(super) struct Streams {
+    pub(super) raft: Raft,
+    pub(super) identity: Arc<Identity>,
+    pub(super) requests: Requests,
+    pub(super) watches: Watches,
+}
+
+impl Streams {
+    /// Accepts until `stop`, then closes every stream.
+    pub(super) async fn serve(self, listener: Listener, stop: CancellationToken) {
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(_) = streams.join_next() => {}
+                (stream, from) = listener.accept(), if streams.len() < STREAMS_MAX => {
+                    let this = self.clone();
+                    streams.spawn(async move {
+                        let greeted = match greet(stream, &this.identity).await {
+                            Ok(greeted) => greeted,
+                            Err(error) => return tracing::info!(%from, %error, "a peer stream was refused"),
+                        };
+                        if let Err(error) = this.serve_stream(greeted).await {
+                            tracing::debug!(%from, %error, "a peer stream ended");
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    async fn serve_stream(&self, greeted: Greeted) -> io::Result<()> {
+        let (hello, reader, writer) = match greeted {
+            Greeted::Raft(stream) => {
+                self.raft.accept(Box::new(stream));
+                return Ok(());
+            }
+            Greeted::Peer { hello, reader, writer } => (hello, reader, writer),
+        };
+        let Hello { from, purpose, .. } = hello;
+        tracing::debug!(%from, ?purpose, "a peer stream begins");
+        match purpose {
+            Purpose::Control => self.control(reader, writer).await,
+            Purpose::Watch(start) => self.watches.serve(start, reader, writer).await,
+            Purpose::Identify => Ok(()),
+            Purpose::Link => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "a directory node has no clients to push to"))
+            }
+        }
+    }
+
+    /// Reads requests, begins them in order, and writes answers as they come.
+    async fn control(&self, mut reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> io::Result<()> {
+        let (answers, mut queue) = mpsc::channel::<Bytes>(ANSWERS_MAX);
+        let mut under_way = JoinSet::new();
+        let writing = framed::write_all(writer, &mut queue, WRITE_STALL);
+        tokio::pin!(writing);
+        loop {
+            tokio::select! {
+                written = &mut writing => return written,
+                Some(_) = under_way.join_next() => {}
+                request = reader.next::<Request>(), if under_way.len() < REQUESTS_IN_FLIGHT_MAX => {
+                    let Some(Request { id, body }) = request? else { return Ok(()) };
+                    let begun = self.requests.begin(body);
+                    let (requests, answers) = (self.requests.clone(), answers.clone());
+                    under_way.spawn(async move {
+                        let result = match begun {
+                            Ok(begun) => requests.finish(begun).await,
+                            Err(failure) => Err(failure),
+                        };
+                        // The stream may have ended.
+                        let _ = answers.send(framed::encode(&Response { id, result })).await;
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The state machine as readers see it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use switchboard_raft::Raft;
+use tokio::time::Instant;
+
+use super::replicated::Replicated;
+use crate::directory::{ConnectionId, Epoch, LiveConnection, Revision, Session};
+use crate::view::{At, Counts, Found, Stale, View};
+
+/// Longest wait for a read to be confirmed.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a node confirms what it knows while nobody asks, so that cached reads can say how old they are.
+const CONFIRM_EVERY: Duration = Duration::from_millis(250);
+
+/// The state machine of this node.
+#[derive(Debug)]
+pub(super) struct NodeView {
+    raft: Raft,
+    state: Arc<Replicated>,
+    /// When the latest read began that was confirmed.
+    confirmed: Mutex<Option<Instant>>,
+}
+
+impl NodeView {
+    pub(super) fn new(raft: Raft, state: Arc<Replicated>) -> Self {
+        Self { raft, state, confirmed: Mutex::default() }
+    }
+
+    /// Confirms now and then what this node knows.
+    pub(super) async fn keep_confirming(self: Arc<Self>) {
+        loop {
+            // Whether it succeeded shows in the staleness.
+            let _ = self.linearize().await;
+            tokio::time::sleep(CONFIRM_EVERY).await;
+        }
+    }
+
+    fn confirmed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.confirmed.lock().expect("no code panics while holding this lock")
+    }
+}
+
+fn found(live: LiveConnection<'_>) -> Found {
+    Found { id: live.id, connection: Arc::clone(live.connection), session: Arc::clone(live.session) }
+}
+
+impl View for NodeView {
+    fn user(&self, user: &str) -> At<Vec<Found>> {
+        let directory = self.state.read();
+        let value = directory.connections_of(user).into_iter().map(found).collect();
+        At { value, revision: directory.revision() }
+    }
+
+    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
+        let directory = self.state.read();
+        At { value: directory.connection(id).map(found), revision: directory.revision() }
+    }
+
+    fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {
+        // A page may be long; applying should not wait for it.
+        let directory = self.state.frozen();
+        At { value: directory.scan(after).take(limit).map(found).collect(), revision: directory.revision() }
+    }
+
+    fn sessions(&self) -> At<Vec<(Epoch, Arc<Session>, u64)>> {
+        let directory = self.state.read();
+        let value = directory.sessions().map(|live| (live.epoch, Arc::clone(live.session), live.connections)).collect();
+        At { value, revision: directory.revision() }
+    }
+
+    fn counts(&self) -> At<Counts> {
+        let directory = self.state.read();
+        let stats = directory.stats();
+        At { value: Counts { connections: stats.connections, users: stats.users }, revision: directory.revision() }
+    }
+
+    fn revision(&self) -> Revision {
+        self.state.read().revision()
+    }
+
+    fn staleness(&self) -> Option<Duration> {
+        self.confirmed().map(|confirmed| confirmed.elapsed())
+    }
+
+    async fn linearize(&self) -> Result<(), Stale> {
+        let began = Instant::now();
+        match tokio::time::timeout(CONFIRM_TIMEOUT, self.raft.read_index()).await {
+            Ok(Ok(_)) => {
+                let mut confirmed = self.confirmed();
+                *confirmed = (*confirmed).max(Some(began));
+                Ok(())
+            }
+            Ok(Err(_)) => Err(Stale::NoQuorum),
+            Err(_) => Err(Stale::Timeout),
+        }
+    }
+
+    async fn reach(&self, revision: Revision, within: Duration) -> Result<(), Stale> {
+        self.raft.wait_applied(revision, within).await.map_err(|_| Stale::Timeout)
+    }
+}
