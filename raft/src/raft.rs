@@ -276,6 +276,14 @@ impl Raft {
     }
 }
 
+#[cfg(test)]
+impl Raft {
+    /// Lets the disk of this replica's log stand still until what is returned is dropped.
+    pub(crate) fn stall_disk(&self) -> std::sync::mpsc::Sender<()> {
+        self.inner.closer.lock().unwrap().as_ref().unwrap().stall()
+    }
+}
+
 /// Waits until openraft's core has ended.
 async fn ended(raft: &OpenRaft) -> FatalReason {
     let mut metrics = raft.metrics();

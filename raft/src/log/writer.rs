@@ -34,6 +34,9 @@ pub(super) enum Operation {
     Committed(DiskLogId),
     /// Closes the engine. Dropping every sender does the same.
     Close,
+    /// The disk stands still until the other end is dropped.
+    #[cfg(test)]
+    Stall(Receiver<()>),
 }
 
 /// Who is told when a batch is on disk.
@@ -115,6 +118,8 @@ impl Writer {
                 Operation::Vote(_, to) => Waiting::Vote(to).tell(&failed),
                 Operation::Append(_, _, callback) => Waiting::Append(callback).tell(&failed),
                 Operation::Close => return,
+                #[cfg(test)]
+                Operation::Stall(_) => {}
                 Operation::TruncateAfter(_) | Operation::Purge(_) | Operation::Committed(_) => {}
             }
         }
@@ -187,6 +192,10 @@ impl Writer {
             Operation::Close => {
                 batch.must_sync = true;
                 batch.close = true;
+            }
+            #[cfg(test)]
+            Operation::Stall(until) => {
+                let _ = until.recv();
             }
         }
         Ok(())
