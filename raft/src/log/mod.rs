@@ -263,6 +263,13 @@ impl LogStore {
     fn hand_over(&self, operation: Operation) -> io::Result<()> {
         self.operations.send(operation).map_err(|_| io::Error::other("the log is closed"))
     }
+
+    /// Hands over an operation and waits until it is durable.
+    async fn complete(&self, operation: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Operation) -> io::Result<()> {
+        let (to, done) = oneshot::channel();
+        self.hand_over(operation(to))?;
+        done.await.map_err(|_| io::Error::other("the log's thread ended"))?
+    }
 }
 
 impl RaftLogStorage<Group> for LogStore {
@@ -278,10 +285,8 @@ impl RaftLogStorage<Group> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (to, saved) = oneshot::channel();
         self.shared.window().vote = Some(*vote);
-        self.hand_over(Operation::Vote(vote.into(), to))?;
-        saved.await.map_err(|_| io::Error::other("the log's thread ended"))?
+        self.complete(|to| Operation::Vote(vote.into(), to)).await
     }
 
     async fn save_committed(&mut self, committed: Option<alias::LogIdOf<Group>>) -> io::Result<()> {
@@ -313,7 +318,9 @@ impl RaftLogStorage<Group> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         self.shared.window().truncate_after(last);
-        self.hand_over(Operation::TruncateAfter(last.as_ref().map(Into::into)))
+        // Rare. Durable at once, because an installed snapshot may follow, which is another file: if that survived a
+        // power cut and the truncation did not, they would contradict each other.
+        self.complete(|to| Operation::TruncateAfter(last.as_ref().map(Into::into), to)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
