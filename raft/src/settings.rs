@@ -46,7 +46,7 @@ pub struct Settings {
     pub founders: BTreeMap<NodeId, Addresses>,
     /// Start as a newcomer that waits until the members of an existing cluster add it.
     pub join: bool,
-    /// How others reach this member.
+    /// How others reach this member; recorded when it joins. For a founder its entry among the founders counts.
     pub advertise: Addresses,
     /// How often a leader shows that it lives. Default 100 ms.
     pub heartbeat: Duration,
@@ -168,6 +168,11 @@ impl Limits {
         }
         if u32::try_from(self.proposal_bytes_in_flight).is_err() {
             return Err("proposal_bytes_in_flight must fit 32 bits".to_owned());
+        }
+        if self.snapshot_every_log_bytes < 2 * self.log_chunk_bytes as u64 {
+            return Err(
+                "snapshot_every_log_bytes must be at least two log files: space returns by whole ones".to_owned()
+            );
         }
         if self.log_chunk_bytes == 0 || self.snapshot_chunk_bytes == 0 || self.append_entries_max == 0 {
             return Err("sizes must not be 0".to_owned());

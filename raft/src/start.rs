@@ -1,7 +1,8 @@
 //! From a data directory to a running replica.
 
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ impl From<RecoveryError> for StartError {
 
 /// What is on disk, open.
 struct Disk {
+    lock: File,
     identity: Identity,
     pristine: bool,
     store: LogStore,
@@ -91,6 +93,7 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
     for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
         std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
     }
+    let lock = lock(&settings.data_dir)?;
     let known = Identity::load(&settings.data_dir)?;
     let create = known.is_none();
     let identity = match known {
@@ -114,8 +117,27 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
             return Err(StartError::Damaged(found));
         }
         identity.store(&settings.data_dir)?;
+        // The directory itself must be found after a power cut, too.
+        let parent = settings.data_dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_owned));
+        if let Some(parent) = parent {
+            let synced = File::open(&parent).and_then(|dir| dir.sync_all());
+            synced.map_err(|source| StartError::Io { path: parent, source })?;
+        }
     }
-    Ok(Disk { identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+    Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+}
+
+/// Takes the directory for this process, before anything in it is read: recovery cuts off what another process may be
+/// just writing.
+fn lock(data_dir: &Path) -> Result<File, StartError> {
+    let path = data_dir.join("lock");
+    let fail = |source| StartError::Io { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse(format!("{} is locked", data_dir.display()))),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -168,6 +190,8 @@ pub(crate) struct Built {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) pristine: bool,
     pub(crate) closer: LogCloser,
+    /// Held for as long as the replica uses its directory.
+    pub(crate) lock: File,
 }
 
 /// Restores the state from disk: the snapshot, then the entries that are known to be committed.
@@ -203,5 +227,15 @@ pub(crate) async fn build(
             return Err(StartError::Restore(e.to_string()));
         }
     };
-    Ok(Built { raft, local, lines, progress, counting, snapshots, pristine: disk.pristine, closer: disk.closer })
+    Ok(Built {
+        raft,
+        local,
+        lines,
+        progress,
+        counting,
+        snapshots,
+        pristine: disk.pristine,
+        closer: disk.closer,
+        lock: disk.lock,
+    })
 }

@@ -299,3 +299,6 @@ async fn close_after_grace(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

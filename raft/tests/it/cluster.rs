@@ -70,6 +70,25 @@ async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_stop_hands_over() {
+    let cluster = Cluster::of_three().await;
+    cluster.set("x", "1").await;
+    let old = cluster.leader().await;
+    until("the others are known to follow", || {
+        let following = |member: &&Member| member.state == MemberState::Following;
+        (cluster.raft(old).status().members.iter().filter(following).count() == 2).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    assert!(cluster.raft(old).hand_over(PATIENCE).await);
+    let rest: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let new = cluster.leader_among(&rest).await;
+    cluster.raft(new).propose(set("x", "2")).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?}", asked.elapsed());
+    assert!(cluster.raft(new).hand_over(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_comes_back_after_all_restart() {
     let mut cluster = Cluster::of_three().await;
     for round in 0..3 {

@@ -130,6 +130,7 @@ impl AsyncWrite for Cuttable {
 pub(crate) struct Node {
     pub(crate) raft: Raft,
     pub(crate) machine: Arc<Registers>,
+    pub(crate) place: SocketAddr,
     listener: JoinHandle<()>,
 }
 
@@ -196,7 +197,7 @@ impl Cluster {
         let place = listener.local_addr().unwrap();
         self.network.places.lock().unwrap().insert(name(id), place);
         let listener = tokio::spawn(listen(listener, raft.clone()));
-        self.nodes.insert(id, Node { raft, machine, listener });
+        self.nodes.insert(id, Node { raft, machine, place, listener });
         Ok(())
     }
 

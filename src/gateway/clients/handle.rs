@@ -166,6 +166,16 @@ impl Handle {
         }
     }
 
+    /// Why it is to be closed, if it is.
+    pub(super) fn ending(&self) -> Option<CloseCode> {
+        self.outbox().farewell().map(|farewell| farewell.code)
+    }
+
+    /// There may be something to write.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Waits until there may be something to write.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;

@@ -85,3 +85,22 @@ async fn a_client_that_does_not_read_is_closed_and_nobody_waits_for_it() {
     let statuses = bench.deliveries.deliver(delivery(&bench, "m-1", "1", Ack::None, serial)).await;
     assert_eq!(statuses, [TargetStatus::Gone]);
 }
+
+#[tokio::test]
+async fn a_slow_client_is_cut_off_soon_and_unregistered() {
+    let bench = Bench::start(|settings| {
+        settings.clients.outbox_messages_max = 4;
+        settings.clients.close_wait = Duration::from_millis(50);
+    })
+    .await;
+    let (_slow, serial) = bench.welcomed("slow").await;
+    let payload = format!("\"{}\"", "x".repeat(256 << 10));
+    while bench.deliveries.deliver(delivery(&bench, "m-1", &payload, Ack::None, serial)).await
+        == [TargetStatus::Written]
+    {
+        tokio::task::yield_now().await;
+    }
+    bench.held(0).await;
+    tokio::time::timeout(Duration::from_secs(10), bench.hub.seats.all_left()).await.unwrap();
+    assert_eq!(bench.hub.common.queued(), 0);
+}

@@ -2,6 +2,7 @@
 
 mod deliver;
 mod raw;
+mod size;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
