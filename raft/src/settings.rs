@@ -50,7 +50,8 @@ pub struct Settings {
     pub advertise: Addresses,
     /// How often a leader shows that it lives. Default 100 ms.
     pub heartbeat: Duration,
-    /// Shortest and longest silence after which a member asks for votes. Default 300-600 ms.
+    /// Shortest and longest silence of a leader after which a member asks for votes; a leader that has not heard from a
+    /// majority for half of the longest refuses proposals. Default 300-600 ms.
     pub election: (Duration, Duration),
     /// What keeps the log.
     pub engine: LogEngine,
@@ -87,8 +88,15 @@ impl Settings {
         if !self.join && !self.founders.contains_key(&self.id) {
             return Err(format!("node {} is not among the founders it was given", self.id));
         }
-        if self.heartbeat.is_zero() || shortest < self.heartbeat * 2 || longest <= shortest {
-            return Err("it must hold that heartbeat * 2 <= shortest election timeout < longest".to_owned());
+        if self.heartbeat < Duration::from_millis(5) || shortest < self.heartbeat * 2 || longest < self.heartbeat * 4 {
+            return Err(
+                "heartbeats must be at least 5 ms apart, and it must hold that heartbeat * 2 <= shortest election \
+                        timeout, heartbeat * 4 <= longest"
+                    .to_owned(),
+            );
+        }
+        if longest <= shortest {
+            return Err("the shortest election timeout must be shorter than the longest".to_owned());
         }
         self.limits.validate()
     }

@@ -93,6 +93,12 @@ impl LogCloser {
         let _ = self.closed.await;
     }
 
+    /// As `close`, off the async workers.
+    pub(crate) fn close_blocking(self) {
+        let _ = self.operations.send(Operation::Close);
+        let _ = self.closed.blocking_recv();
+    }
+
     /// Lets the disk stand still until what is returned is dropped.
     #[cfg(test)]
     pub(crate) fn stall(&self) -> Sender<()> {

@@ -158,7 +158,8 @@ async fn catches_up_by_snapshot_and_the_disk_comes_back() {
     cluster.reaches(away, last).await;
     assert!(cluster.machine(away).restored() > 0, "it came by snapshot");
     assert_eq!(cluster.machine(away).map(), cluster.machine(leader).map());
-    assert_eq!(cluster.raft(away).counters().snapshots_installed.count, 1);
+    // More than once if the leader took a newer one and purged behind it meanwhile.
+    assert!(cluster.raft(away).counters().snapshots_installed.count > 0);
 
     // What a snapshot and the rest of the log hold is everything, also after a restart.
     let map = cluster.machine(leader).map();

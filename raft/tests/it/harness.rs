@@ -252,7 +252,8 @@ impl Cluster {
 
     pub(crate) fn log_bytes_on_disk(&self, id: u64) -> u64 {
         let files = std::fs::read_dir(self.data_dir(id).join("log")).unwrap();
-        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        // A file that is being purged may be gone by the time it is looked at.
+        files.map(|file| file.unwrap().metadata().map_or(0, |found| found.len())).sum()
     }
 }
 
