@@ -57,7 +57,7 @@ async fn settings_that_make_no_sense_are_refused_in_words() {
         let mut settings = settings();
         change(&mut settings);
         let tokens = (CancellationToken::new(), CancellationToken::new());
-        Gateway::start(settings, tokens.0, tokens.1).await.err().expect("refused").to_string()
+        Gateway::start(settings, tokens.0, tokens.1).await.expect_err("refused").to_string()
     };
     assert!(start(|settings| settings.policy = String::from("newest_wins")).await.contains("501"));
     assert!(start(|settings| settings.policy = String::from("best")).await.contains("no policy"));

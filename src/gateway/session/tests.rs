@@ -7,11 +7,16 @@ use crate::directory::GatewayAddresses;
 
 /// Answers in turn; the last one for ever. Keeps what it was asked.
 #[derive(Clone)]
-struct Script(Arc<Mutex<(VecDeque<Result<Answer, Failure>>, Vec<RequestBody>)>>);
+struct Script(Arc<Mutex<Lines>>);
+
+struct Lines {
+    answers: VecDeque<Result<Answer, Failure>>,
+    asked: Vec<RequestBody>,
+}
 
 impl Script {
     fn asked(&self) -> Vec<RequestBody> {
-        self.0.lock().unwrap().1.clone()
+        self.0.lock().unwrap().asked.clone()
     }
 
     fn attempts(&self) -> Vec<u64> {
@@ -24,8 +29,8 @@ impl Ask for Script {
     async fn ask_once(&self, body: RequestBody) -> Result<Answer, Failure> {
         tokio::task::yield_now().await;
         let mut script = self.0.lock().unwrap();
-        script.1.push(body);
-        if script.0.len() > 1 { script.0.pop_front().unwrap() } else { script.0[0].clone() }
+        script.asked.push(body);
+        if script.answers.len() > 1 { script.answers.pop_front().unwrap() } else { script.answers[0].clone() }
     }
 }
 
@@ -39,7 +44,7 @@ struct Bench {
 }
 
 fn start(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Bench {
-    let script = Script(Arc::new(Mutex::new((answers.into_iter().collect(), Vec::new()))));
+    let script = Script(Arc::new(Mutex::new(Lines { answers: answers.into_iter().collect(), asked: Vec::new() })));
     let lease = Arc::<Lease>::default();
     let (session, session_out) = watch::channel(None);
     let (fenced, fenced_out) = watch::channel(0);
