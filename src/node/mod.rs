@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::Settings;
+pub use settings::{SNAPSHOT_EVERY, Settings};
 
 use crate::api::{self, ApiLimits};
 use crate::net::{self, Listener, http};

@@ -15,6 +15,7 @@ use super::rate::Rate;
 use super::seats::Seat;
 use super::wire::{Frames, Received, Wire, Wrong};
 use crate::directory::Reason;
+use crate::view::View;
 use crate::wire::client::{ServerFrame, push_frame};
 use crate::wire::close::CloseCode;
 
@@ -124,6 +125,11 @@ where
                     hub.meters.turned_away(farewell.code.reason());
                 }
                 return End::Farewell(farewell);
+            }
+            if let Some(announce) = burst.announce {
+                // So that a push through this gateway that follows the welcome finds the connection. A replica that lags
+                // does not hold the client up: the resolve rule then finds it all the same, or the caller names a revision.
+                let _ = hub.replica.reach(announce.revision, hub.settings.clients.welcome_wait).await;
             }
             compose(hub, handle, &burst, &mut frames);
             if burst.announce.is_some_and(|announce| announce.first) {

@@ -1,0 +1,9 @@
+//! Whole clusters of real processes, through public interfaces only.
+
+#![expect(unreachable_pub, reason = "a test exports nothing; pub says what the harness offers")]
+
+mod clients;
+mod everyday;
+mod failures;
+mod harness;
+mod services;
