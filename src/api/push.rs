@@ -26,7 +26,7 @@ use crate::view::View;
 use crate::wire::http::{
     PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget,
 };
-use crate::wire::peer::{Message, Payload, TargetStatus};
+use crate::wire::peer::{KEYED_PREFIX, Message, Payload, TargetStatus};
 
 /// Bytes of an `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
@@ -293,7 +293,7 @@ fn message_id(headers: &HeaderMap, target: &[&str]) -> Result<Arc<str>, Error> {
         hash.update(part);
     }
     let digest = hash.finalize();
-    let id = digest[..16].iter().fold(String::from("m-"), |mut id, byte| {
+    let id = digest[..16].iter().fold(String::from(KEYED_PREFIX), |mut id, byte| {
         write!(id, "{byte:02x}").expect("writing to a string can't fail");
         id
     });

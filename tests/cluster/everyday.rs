@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Socket, eventually};
@@ -94,6 +95,16 @@ async fn pushes_go_to_all_devices_of_a_user_and_tell_what_became_of_each() {
     let answer = cluster.http.post(&api, &path, body).await;
     assert_eq!(answer.body["results"][0]["status"], "timeout", "{}", answer.body);
     assert_eq!(answer.body["outcome"], "failed");
+
+    // With a key, however often it is sent, it is written once.
+    for _ in 0..3 {
+        let body = json!({ "data": "once", "devices": ["phone"] });
+        let sent =
+            cluster.http.send(Method::POST, &api, "/v1/users/bob/push", &[("idempotency-key", "k1")], Some(&body));
+        let answer = sent.await.unwrap();
+        assert_eq!(answer.body["outcome"], "delivered", "{}", answer.body);
+    }
+    assert_eq!(phone.expect_push().await, "once");
 
     // A batch, in order, with an answer or an error for each.
     let items: Vec<Value> = (0..50).map(|n| json!({ "user": "bob", "data": n, "devices": ["phone"] })).collect();

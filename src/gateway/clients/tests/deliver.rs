@@ -60,11 +60,11 @@ async fn a_keyed_push_is_written_once() {
     let bench = Bench::start(|_| {}).await;
     let (mut client, serial) = bench.welcomed("alice").await;
     for _ in 0..3 {
-        let statuses = bench.deliveries.deliver(delivery(&bench, "m-k1", "1", Ack::Written, serial)).await;
+        let statuses = bench.deliveries.deliver(delivery(&bench, "m-k-1", "1", Ack::Written, serial)).await;
         assert_eq!(statuses, [TargetStatus::Written]);
     }
     bench.deliveries.deliver(delivery(&bench, "m-2", "2", Ack::Written, serial)).await;
-    assert_eq!(client.expect("push").await["id"], "m-k1");
+    assert_eq!(client.expect("push").await["id"], "m-k-1");
     assert_eq!(client.expect("push").await["id"], "m-2");
 }
 

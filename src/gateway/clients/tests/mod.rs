@@ -250,8 +250,8 @@ async fn whatever_is_wrong_there_is_a_goodbye_and_a_close_frame() {
 #[tokio::test]
 async fn a_silent_client_is_pinged_and_then_closed_and_one_that_answers_stays() {
     let bench = Bench::start(|settings| {
-        settings.clients.heartbeat = Duration::from_millis(60);
-        settings.clients.pong_timeout = Duration::from_millis(60);
+        settings.clients.heartbeat = Duration::from_millis(250);
+        settings.clients.pong_timeout = Duration::from_millis(1500);
     })
     .await;
     let (mut silent, _) = bench.welcomed("silent").await;
