@@ -8,8 +8,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{ClientVerb, Exit};
-use crate::config::{ConfigError, DevArgs, DirectoryArgs, GatewayArgs, apply_file};
-use crate::lease;
+use crate::config::{ConfigError, DevArgs, DirectoryArgs, GatewayArgs, apply_file, check_together};
 use crate::roles;
 use crate::telemetry::{self, LogFormat};
 
@@ -148,10 +147,6 @@ async fn check(args: CheckArgs, of_file: &[String], file: Option<&PathBuf>) -> R
         }
         println!("{name}: ok");
     }
-    for (lease, election_max) in leases.iter().flat_map(|lease| elections.iter().map(move |longest| (*lease, *longest)))
-    {
-        lease::check(lease, election_max)
-            .map_err(|why| ConfigError(format!("[gateway] lease and [directory] election: {why}")))?;
-    }
+    check_together(&leases, &elections)?;
     Ok(())
 }
