@@ -1,116 +1,16 @@
 //! Processes die, freeze and come back. Nothing that was acknowledged is lost, and nothing is left behind.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::Method;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use serde_json::json;
 use tokio::time::Instant;
 
-use crate::harness::{Cluster, Http, PATIENCE, Socket, eventually, pause, within};
+use crate::harness::{Cluster, Load, Socket, eventually, within};
 
 /// Longest time after the silence of a gateway until its entries are gone: the lease, half a second, and as much again for
 /// a slow machine.
 const CLEAN_UP: Duration = Duration::from_millis(3000 + 500 + 3500);
-
-/// Writers that register one user after the other through sessions of their own, and remember what was acknowledged.
-struct Load {
-    writers: JoinSet<Vec<String>>,
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
-}
-
-impl Load {
-    fn start(apis: &[String], writers: usize) -> Self {
-        Self::start_named(apis, writers, 0)
-    }
-
-    /// As often as one likes in one cluster, under other names each time.
-    fn start_named(apis: &[String], writers: usize, round: usize) -> Self {
-        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut load = Self { writers: JoinSet::new(), stop, acknowledged };
-        for writer in round * writers..(round + 1) * writers {
-            let apis = apis.to_vec();
-            let (stop, acknowledged) = (Arc::clone(&load.stop), Arc::clone(&load.acknowledged));
-            load.writers.spawn(write(writer, apis, stop, acknowledged));
-        }
-        load
-    }
-
-    /// Waits until so many more registrations were acknowledged.
-    async fn more(&self, count: u64) {
-        let before = self.acknowledged.load(Ordering::Relaxed);
-        eventually("registrations go on", async || {
-            (self.acknowledged.load(Ordering::Relaxed) >= before + count).then_some(())
-        })
-        .await;
-    }
-
-    /// The users whose registration was acknowledged.
-    async fn finish(mut self) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut users = Vec::new();
-        while let Some(of_one) = self.writers.join_next().await {
-            users.extend(of_one.unwrap());
-        }
-        users
-    }
-}
-
-/// Registers users in numbered batches, each repeated until it is answered, through whichever API answers. Its lease is
-/// long, so that it outlives the failures of the test.
-async fn write(writer: usize, apis: Vec<String>, stop: Arc<AtomicBool>, acknowledged: Arc<AtomicU64>) -> Vec<String> {
-    let http = Http::default();
-    let open = json!({ "gateway": format!("writer-{writer}"), "nonce": "n", "lease_ms": 60_000 });
-    let session = answered(&http, &apis, "/v1/sessions", &open, 201).await["session"].as_str().unwrap().to_owned();
-    let path = format!("/v1/sessions/{session}/batch");
-    let mut users = Vec::new();
-    for seq in 1.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let of_batch: Vec<String> = (0..4).map(|n| format!("w{writer}-{seq}-{n}")).collect();
-        let ops: Vec<Value> = of_batch
-            .iter()
-            .zip(seq * 4..)
-            .map(|(user, serial)| json!({ "op": "register", "serial": serial, "user": user }))
-            .collect();
-        answered(&http, &apis, &path, &json!({ "seq": seq, "ops": ops }), 200).await;
-        acknowledged.fetch_add(4, Ordering::Relaxed);
-        users.extend(of_batch);
-    }
-    users
-}
-
-/// Repeats a request, at one API after the other, until it is answered with success.
-async fn answered(http: &Http, apis: &[String], path: &str, body: &Value, status: u16) -> Value {
-    let give_up = Instant::now() + PATIENCE;
-    for api in apis.iter().cycle() {
-        assert!(Instant::now() < give_up, "in vain waited {PATIENCE:?} for an answer to {path}");
-        match http.try_post(api, path, body).await {
-            Some(answer) if answer.status == status => return answer.body,
-            Some(answer) => {
-                assert_eq!(answer.body["error"]["temporary"], true, "{path} {body}: {} {}", answer.status, answer.body);
-            }
-            None => {}
-        }
-        pause().await;
-    }
-    unreachable!("there is at least one API")
-}
-
-async fn assert_all_online(cluster: &Cluster, users: &[String]) {
-    for api in cluster.apis() {
-        for chunk in users.chunks(5000) {
-            let found = cluster.http.post(&api, "/v1/users:lookup", json!({ "users": chunk })).await.body;
-            for user in chunk {
-                assert_eq!(found["users"][user]["online"], true, "{user} was acknowledged, and {api} does not know it");
-            }
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
@@ -127,7 +27,7 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
         cluster.wait_ready().await;
     }
     let users = load.finish().await;
-    assert_all_online(&cluster, &users).await;
+    cluster.assert_all_online(&users).await;
 
     // The gateway was not fenced by either fail-over, and its client has noticed nothing.
     let user = cluster.user(&cluster.gateway("gw-1").api(), "stays").await;
@@ -149,7 +49,7 @@ async fn all_nodes_are_killed_and_come_back_with_everything_acknowledged() {
     }
     cluster.wait_ready().await;
     load.more(100).await;
-    assert_all_online(&cluster, &load.finish().await).await;
+    cluster.assert_all_online(&load.finish().await).await;
 
     // The client kept its socket, whether or not the gateway's lease survived, and is reached again.
     let api = cluster.gateway("gw-1").api();
@@ -328,7 +228,7 @@ async fn a_node_that_was_away_catches_up_by_log_and_by_snapshot() {
         all.extend(load.finish().await);
         cluster.nodes.get_mut(&away).unwrap().restart().await;
         cluster.wait_ready().await;
-        assert_all_online(&cluster, &all).await;
+        cluster.assert_all_online(&all).await;
     }
     eventually("the second time it was a snapshot", async || {
         let metrics = cluster.http.text(&cluster.node(away).api(), "/metrics").await;
@@ -341,7 +241,7 @@ async fn a_node_that_was_away_catches_up_by_log_and_by_snapshot() {
         node.restart().await;
     }
     cluster.wait_ready().await;
-    assert_all_online(&cluster, &all).await;
+    cluster.assert_all_online(&all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -366,4 +266,30 @@ async fn two_processes_under_one_gateway_id_do_not_fight() {
     let gateway = cluster.gateways.get_mut("gw-1").unwrap();
     assert_eq!(gateway.ended().await, 1);
     assert!(gateway.log().contains("gw-1"), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_leader_is_replaced_and_its_gateways_notice_nothing() {
+    let cluster = Cluster::start(3, 1).await;
+    let mut client = cluster.connect("gw-1", "calm").await;
+    let frozen = cluster.leader().await;
+    let others: Vec<String> =
+        cluster.nodes.iter().filter(|(id, _)| **id != frozen).map(|(_, node)| node.api()).collect();
+    let load = Load::start(&others, 2);
+    load.more(100).await;
+    cluster.node(frozen).freeze();
+    load.more(200).await;
+    // Past every lease that the frozen leader had in mind.
+    let froze = Instant::now();
+    eventually("a lease and more goes by", async || (froze.elapsed() > Duration::from_secs(4)).then_some(())).await;
+    cluster.node(frozen).thaw();
+    load.more(100).await;
+    cluster.wait_ready().await;
+    cluster.assert_all_online(&load.finish().await).await;
+
+    let user = cluster.user(&cluster.node(frozen).api(), "calm").await;
+    assert_eq!(user["connections"][0]["id"], client.id, "its session lived through it");
+    let pushed = cluster.http.post(&others[0], "/v1/users/calm/push", json!({ "data": 1 })).await;
+    assert_eq!(pushed.body["outcome"], "delivered", "{}", pushed.body);
+    assert_eq!(client.expect_push().await, 1);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use bytes::Bytes;
 use serde_json::Value;
-use switchboard::net::http::Client;
+use switchboard::net::http::{Client, Streaming};
 
 /// Longest wait for one answer.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -74,11 +74,18 @@ impl Http {
     }
 
     /// Lines of a stream, as they come.
-    pub async fn lines(&self, api: &str, path: &str) -> switchboard::net::http::Streaming {
+    pub async fn lines(&self, api: &str, path: &str) -> Streaming {
+        self.try_lines(api, path).await.unwrap()
+    }
+
+    /// Lines of a stream, if there is an answer.
+    pub async fn try_lines(&self, api: &str, path: &str) -> Result<Streaming, String> {
         let accept = HeaderMap::from_iter([(
             HeaderName::from_static("accept"),
             HeaderValue::from_static("application/x-ndjson"),
         )]);
-        self.client.stream(&format!("{api}{path}"), accept, WITHIN, WITHIN).await.unwrap()
+        let answer = self.client.stream(&format!("{api}{path}"), accept, WITHIN, WITHIN).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status.is_success() { Ok(answer) } else { Err(answer.status.to_string()) }
     }
 }

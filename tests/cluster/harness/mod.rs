@@ -4,6 +4,7 @@
 //! a process that is started again finds its old address free.
 
 mod http;
+mod load;
 mod process;
 mod socket;
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub use http::{Answer, Http};
+pub use load::Load;
 pub use process::Process;
 pub use socket::Socket;
 
@@ -160,6 +162,18 @@ impl Cluster {
         let mut socket = Socket::open(self.gateway(gateway), &format!("/ws?user={user}&device=web")).await;
         socket.welcome().await;
         socket
+    }
+
+    /// Fails unless every API that runs knows all of them.
+    pub async fn assert_all_online(&self, users: &[String]) {
+        for api in self.apis() {
+            for chunk in users.chunks(5000) {
+                let found = self.http.post(&api, "/v1/users:lookup", serde_json::json!({ "users": chunk })).await.body;
+                for user in chunk {
+                    assert_eq!(found["users"][user]["online"], true, "{user} was acknowledged; {api} does not know it");
+                }
+            }
+        }
     }
 
     /// What one API says about a user.

@@ -26,7 +26,11 @@ impl Socket {
 
     /// Opens a socket; the error tells the HTTP status of a refusal.
     pub async fn try_open(gateway: &Process, path: &str) -> Result<Self, Error> {
-        let address = gateway.address("clients");
+        Self::try_open_at(gateway.address("clients"), path).await
+    }
+
+    /// As [`Self::try_open`], at an address.
+    pub async fn try_open_at(address: &str, path: &str) -> Result<Self, Error> {
         let tcp = TcpStream::connect(address).await.map_err(Error::Io)?;
         let opened = tokio_tungstenite::client_async(format!("ws://{address}{path}"), tcp);
         let (stream, _) = in_time("an upgrade", opened).await?;
@@ -61,6 +65,23 @@ impl Socket {
                 Some(Ok(Message::Close(close))) => return Err(close),
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Err(None),
+            }
+        }
+    }
+
+    /// The next frame that is not a ping, however long that takes; none when the socket ends. Pings are answered.
+    pub async fn next_or_end(&mut self) -> Option<Value> {
+        loop {
+            match self.stream.next().await? {
+                Ok(Message::Text(text)) => {
+                    let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+                    if frame["type"] != "ping" {
+                        return Some(frame);
+                    }
+                    self.stream.send(Message::text(r#"{"type":"pong"}"#)).await.ok()?;
+                }
+                Ok(_) => {}
+                Err(_) => return None,
             }
         }
     }
