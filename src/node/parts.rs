@@ -116,7 +116,7 @@ impl Parts {
         tasks.spawn(expiry.clone().beat());
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
-        tasks.spawn(gauges::keep(raft(), state(), process()));
+        tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(streams.serve(peer, stop.clone()));
         let router = api::router(backend, ApiLimits::default());
         tasks.spawn(http::serve(api, router, http::ServeLimits::default(), stop.clone()));
