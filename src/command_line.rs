@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{ClientVerb, Exit};
-use crate::config::{ConfigError, DevArgs, DirectoryArgs, GatewayArgs, apply_file};
+use crate::config::{ConfigError, DevArgs, DirectoryArgs, GatewayArgs, apply_file, check_together};
 use crate::roles;
 use crate::telemetry::{self, LogFormat};
 
@@ -133,6 +133,7 @@ async fn check(args: CheckArgs, of_file: &[String], file: Option<&PathBuf>) -> R
     if given.is_empty() {
         return Err(ConfigError(String::from("nothing to check: give --config FILE, or a role and its flags")).into());
     }
+    let (mut leases, mut elections) = (Vec::new(), Vec::new());
     for role in given {
         let name = role[0].to_string_lossy().into_owned();
         let arguments = [OsString::from("switchboard")].into_iter().chain(role).collect();
@@ -140,11 +141,12 @@ async fn check(args: CheckArgs, of_file: &[String], file: Option<&PathBuf>) -> R
             parse(arguments, file).map_err(|_| ConfigError(format!("[{name}] can't be used; see above")))?;
         match command_line.verb {
             Verb::Dev(args) => args.check()?,
-            Verb::Directory(args) => args.settings().await.map(drop)?,
-            Verb::Gateway(args) => args.settings().await.map(drop)?,
+            Verb::Directory(args) => elections.push(args.settings().await?.election.1),
+            Verb::Gateway(args) => leases.push(args.settings().await?.lease),
             _ => return Err(ConfigError(format!("{name} is no role; there are directory, gateway and dev")).into()),
         }
         println!("{name}: ok");
     }
+    check_together(&leases, &elections)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! From committed entries to the application: the state machine that openraft drives.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -86,9 +86,14 @@ impl Applier {
     }
 
     fn freeze(&self) -> Builder {
+        let frozen = catch_unwind(AssertUnwindSafe(|| self.machine.freeze())).unwrap_or_else(|panic| {
+            // There is no way to tell openraft, so the owner is told that the replica ended.
+            self.counting.log.fail(&panicked());
+            resume_unwind(panic)
+        });
         Builder {
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
-            frozen: Mutex::new(Some(self.machine.freeze())),
+            frozen: Mutex::new(Some(frozen)),
             snapshots: self.snapshots.clone(),
             counting: self.counting.clone(),
         }

@@ -31,6 +31,8 @@ mod snapshot;
 mod start;
 mod status;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use counters::{Counters, DURATION_BOUNDS, Durations};
 pub use founding::Standing;

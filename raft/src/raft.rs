@@ -1,5 +1,6 @@
 //! The handle to a running replica.
 
+use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
 use crate::start::{self, StartError};
-use crate::status::{self, Leadership, Status};
+use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
 use crate::stream::{Connect, Stream};
 
 type OpenRaft = openraft::Raft<Group, Applier>;
@@ -79,7 +80,7 @@ struct Inner {
     changes: watch::Receiver<Status>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    closer: Mutex<Option<LogCloser>>,
+    closer: Mutex<Option<(LogCloser, File)>>,
 }
 
 impl Drop for Inner {
@@ -99,7 +100,7 @@ impl Raft {
         connect: Arc<dyn Connect>,
     ) -> Result<Raft, StartError> {
         let built = start::build(&settings, machine, connect).await?;
-        let start::Built { raft, local, lines, progress, counting, snapshots, pristine, closer } = built;
+        let start::Built { raft, local, lines, progress, counting, snapshots, pristine, closer, lock } = built;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let founders = Arc::new(Founders::new(local.clone(), settings.founders, pristine));
         let reads = Reads::start(
@@ -136,7 +137,7 @@ impl Raft {
             founded.run_until_cancelled(founding.found(&founder, &lines)).await;
         });
         let proposals = Proposals::new(&local.limits);
-        let closer = Mutex::new(Some(closer));
+        let closer = Mutex::new(Some((closer, lock)));
         let inner = Inner {
             raft,
             local,
@@ -229,6 +230,10 @@ impl Raft {
     pub async fn trigger_snapshot(&self) -> Result<u64, SnapshotError> {
         let raft = &self.inner.raft;
         let target = self.applied();
+        if self.inner.progress.watch().borrow().is_none() {
+            // Nothing is applied, so there is nothing to cover.
+            return Ok(0);
+        }
         let mut metrics = raft.metrics();
         let taken = timeout(SNAPSHOT_WITHIN, async {
             loop {
@@ -244,6 +249,27 @@ impl Raft {
             }
         });
         taken.await.unwrap_or(Err(SnapshotError::Timeout))
+    }
+
+    /// Asks the most up-to-date voter to take over, if this member leads, and waits until it has; for a planned stop, so
+    /// that nobody has to wait for an election timeout. Returns whether this member does not lead any more. Proposals are
+    /// refused as [`ProposeError::NotLeader`] meanwhile.
+    pub async fn hand_over(&self, within: Duration) -> bool {
+        let raft = &self.inner.raft;
+        let status = self.status();
+        let mut leadership = self.leadership();
+        if status.role != Role::Leader {
+            return true;
+        }
+        let others = status.members.iter().filter(|member| member.id != status.id && member.role == MemberRole::Voter);
+        let Some(next) = others.filter(|member| member.state == MemberState::Following).max_by_key(|m| m.matched)
+        else {
+            return false;
+        };
+        if raft.trigger().transfer_leader(next.id).await.is_err() {
+            return true;
+        }
+        timeout(within, leadership.wait_for(Option::is_none)).await.is_ok()
     }
 
     /// Resolves when the replica has ended by itself or was shut down. By itself it ends when storage fails or something
@@ -270,9 +296,18 @@ impl Raft {
         inner.tasks.close();
         inner.tasks.wait().await;
         let closer = inner.closer.lock().expect("nothing panics while it holds the closer").take();
-        if let Some(closer) = closer {
+        if let Some((closer, lock)) = closer {
             closer.close().await;
+            drop(lock);
         }
+    }
+}
+
+#[cfg(test)]
+impl Raft {
+    /// Lets the disk of this replica's log stand still until what is returned is dropped.
+    pub(crate) fn stall_disk(&self) -> std::sync::mpsc::Sender<()> {
+        self.inner.closer.lock().unwrap().as_ref().unwrap().0.stall()
     }
 }
 

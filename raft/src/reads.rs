@@ -10,7 +10,7 @@ use std::time::Duration;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, async_runtime::watch::WatchReceiver};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, Progress};
@@ -44,6 +44,9 @@ pub enum ReadError {
     #[error("this replica has stopped")]
     Stopped,
 }
+
+/// Between two attempts of a round, unless the leader changes before.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why one round failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,9 +188,20 @@ async fn confirm(raft: &OpenRaft) -> Round {
 }
 
 impl Rounds {
-    /// One round, by whoever leads.
+    /// One round, by whoever leads. While the leadership changes it is tried again: a later round is as good.
     async fn run(&self) -> Round {
         let deadline = Instant::now() + self.within;
+        loop {
+            let round = self.try_round(deadline).await;
+            if round != Err(RoundError::NotLeader) || Instant::now() + RETRY_PAUSE > deadline {
+                return round;
+            }
+            // A change of leader ends the pause, if it is noticed in time.
+            let _ = timeout(RETRY_PAUSE, self.raft.server_metrics().changed()).await;
+        }
+    }
+
+    async fn try_round(&self, deadline: Instant) -> Round {
         let Ok(leader) = timeout_at(deadline, self.leader()).await else {
             return Err(RoundError::NoQuorum);
         };
@@ -197,7 +211,8 @@ impl Rounds {
         if id == self.this.id {
             return timeout_at(deadline, self.local.confirm()).await.unwrap_or(Err(RoundError::NoQuorum));
         }
-        let asked = self.lines.call(&self.this, (id, &seat), Purpose::Read, &(), self.within).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let asked = self.lines.call(&self.this, (id, &seat), Purpose::Read, &(), left).await;
         match asked {
             Ok(ReadAnswer::Index(index)) => Ok(index),
             Ok(ReadAnswer::NoQuorum) => Err(RoundError::NoQuorum),

@@ -46,11 +46,12 @@ pub struct Settings {
     pub founders: BTreeMap<NodeId, Addresses>,
     /// Start as a newcomer that waits until the members of an existing cluster add it.
     pub join: bool,
-    /// How others reach this member.
+    /// How others reach this member; recorded when it joins. For a founder its entry among the founders counts.
     pub advertise: Addresses,
     /// How often a leader shows that it lives. Default 100 ms.
     pub heartbeat: Duration,
-    /// Shortest and longest silence after which a member asks for votes. Default 300-600 ms.
+    /// Shortest and longest silence of a leader after which a member asks for votes; a leader that has not heard from a
+    /// majority for half of the longest refuses proposals. Default 300-600 ms.
     pub election: (Duration, Duration),
     /// What keeps the log.
     pub engine: LogEngine,
@@ -87,8 +88,15 @@ impl Settings {
         if !self.join && !self.founders.contains_key(&self.id) {
             return Err(format!("node {} is not among the founders it was given", self.id));
         }
-        if self.heartbeat.is_zero() || shortest < self.heartbeat * 2 || longest <= shortest {
-            return Err("it must hold that heartbeat * 2 <= shortest election timeout < longest".to_owned());
+        if self.heartbeat < Duration::from_millis(5) || shortest < self.heartbeat * 2 || longest < self.heartbeat * 4 {
+            return Err(
+                "heartbeats must be at least 5 ms apart, and it must hold that heartbeat * 2 <= shortest election \
+                        timeout, heartbeat * 4 <= longest"
+                    .to_owned(),
+            );
+        }
+        if longest <= shortest {
+            return Err("the shortest election timeout must be shorter than the longest".to_owned());
         }
         self.limits.validate()
     }
@@ -168,6 +176,11 @@ impl Limits {
         }
         if u32::try_from(self.proposal_bytes_in_flight).is_err() {
             return Err("proposal_bytes_in_flight must fit 32 bits".to_owned());
+        }
+        if self.snapshot_every_log_bytes < 2 * self.log_chunk_bytes as u64 {
+            return Err(
+                "snapshot_every_log_bytes must be at least two log files: space returns by whole ones".to_owned()
+            );
         }
         if self.log_chunk_bytes == 0 || self.snapshot_chunk_bytes == 0 || self.append_entries_max == 0 {
             return Err("sizes must not be 0".to_owned());

@@ -1,7 +1,8 @@
 //! From a data directory to a running replica.
 
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ impl From<RecoveryError> for StartError {
 
 /// What is on disk, open.
 struct Disk {
+    lock: File,
     identity: Identity,
     pristine: bool,
     store: LogStore,
@@ -91,6 +93,7 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
     for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
         std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
     }
+    let lock = lock(&settings.data_dir)?;
     let known = Identity::load(&settings.data_dir)?;
     let create = known.is_none();
     let identity = match known {
@@ -101,21 +104,48 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         None => Identity::draw(settings),
     };
     let owner = Owner { id: identity.id, nonce: identity.nonce };
-    let LogEngine::RaftLog = settings.engine;
-    let opened = log::open(&log_dir, owner, create, &settings.limits, counters)?;
     let snapshots = Snapshots::open(&snapshot_dir).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
         _ => StartError::Io { path: snapshot_dir.clone(), source },
     })?;
+    let LogEngine::RaftLog = settings.engine;
+    let opened = log::open(&log_dir, owner, create, &settings.limits, counters)?;
     let pristine = opened.pristine && snapshots.current().is_none();
-    if create {
-        if !pristine {
-            let found = format!("{} holds a log or a snapshot but no identity", settings.data_dir.display());
-            return Err(StartError::Damaged(found));
-        }
-        identity.store(&settings.data_dir)?;
+    if create && let Err(e) = settle(settings, &identity, pristine) {
+        // So that the directory is free again when this returns.
+        opened.closer.close_blocking();
+        return Err(e);
     }
-    Ok(Disk { identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+    Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+}
+
+/// Makes a new data directory count: writes its identity.
+fn settle(settings: &Settings, identity: &Identity, pristine: bool) -> Result<(), StartError> {
+    if !pristine {
+        let found = format!("{} holds a log or a snapshot but no identity", settings.data_dir.display());
+        return Err(StartError::Damaged(found));
+    }
+    identity.store(&settings.data_dir)?;
+    // The directory itself must be found after a power cut, too.
+    let parent = settings.data_dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_owned));
+    if let Some(parent) = parent {
+        let synced = File::open(&parent).and_then(|dir| dir.sync_all());
+        synced.map_err(|source| StartError::Io { path: parent, source })?;
+    }
+    Ok(())
+}
+
+/// Takes the directory for this process, before anything in it is read: recovery cuts off what another process may be
+/// just writing.
+fn lock(data_dir: &Path) -> Result<File, StartError> {
+    let path = data_dir.join("lock");
+    let fail = |source| StartError::Io { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse(format!("{} is locked", data_dir.display()))),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -125,8 +155,12 @@ fn millis(duration: Duration) -> u64 {
 /// How openraft is set up. What is not its default, and why:
 fn config(settings: &Settings) -> Result<Config, StartError> {
     let limits = &settings.limits;
-    let (heartbeat, shortest, longest) =
-        (millis(settings.heartbeat), millis(settings.election.0), millis(settings.election.1));
+    let heartbeat = millis(settings.heartbeat);
+    let silence = millis(settings.election.1);
+    // openraft waits for the leader's lease, which is its longest timeout, and then for a random timeout. So the silence
+    // that is meant is shared out: half of the longest for the lease, the rest up to it by chance.
+    let longest = silence / 2;
+    let shortest = ((millis(settings.election.0) + silence) / 2).saturating_sub(longest).max(heartbeat * 5 / 4);
     // A heartbeat right after an acknowledged append tells nothing new; but a gap must never reach an election timeout.
     let spared = heartbeat / 2;
     let spare_heartbeats = heartbeat * 13 / 64 + heartbeat + spared < shortest;
@@ -148,7 +182,7 @@ fn config(settings: &Settings) -> Result<Config, StartError> {
         // A returning or cut-off member must not depose a leader that works.
         enable_pre_vote: Some(true),
         // A leader that can't reach a majority must let the others elect one (openraft #2080).
-        quorum_loss_probe_interval: Some((2 * longest).max(1600)),
+        quorum_loss_probe_interval: Some((2 * silence).max(1600)),
         // A restarted leader stands for election like everyone: what it kept in memory as a leader is gone.
         enable_leader_restore: Some(false),
         // A member whose log went backwards has lost what it acknowledged.
@@ -168,6 +202,8 @@ pub(crate) struct Built {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) pristine: bool,
     pub(crate) closer: LogCloser,
+    /// Held for as long as the replica uses its directory.
+    pub(crate) lock: File,
 }
 
 /// Restores the state from disk: the snapshot, then the entries that are known to be committed.
@@ -203,5 +239,15 @@ pub(crate) async fn build(
             return Err(StartError::Restore(e.to_string()));
         }
     };
-    Ok(Built { raft, local, lines, progress, counting, snapshots, pristine: disk.pristine, closer: disk.closer })
+    Ok(Built {
+        raft,
+        local,
+        lines,
+        progress,
+        counting,
+        snapshots,
+        pristine: disk.pristine,
+        closer: disk.closer,
+        lock: disk.lock,
+    })
 }

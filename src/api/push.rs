@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
 use super::answer::{self, Shows};
-use super::request::{self, Segment};
+use super::read::Freshness;
+use super::request::{self, Query, Segment};
 use super::{Api, ApiLimits, Backend, Error};
 use crate::chance;
 use crate::directory::limits::is_optional_name;
@@ -25,7 +26,7 @@ use crate::view::View;
 use crate::wire::http::{
     PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget,
 };
-use crate::wire::peer::{Message, Payload, TargetStatus};
+use crate::wire::peer::{KEYED_PREFIX, Message, Payload, TargetStatus};
 
 /// Bytes of an `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
@@ -37,31 +38,43 @@ const RESOLVE: Duration = Duration::from_secs(5);
 pub(super) async fn to_user<B: Backend>(
     State(api): State<Api<B>>,
     user: Segment,
+    query: Query,
     request: Request,
 ) -> Result<Response, Error> {
     let user = user.user()?;
+    let fresh = Freshness::of_push(&query, &api.limits)?;
     let id = message_id(request.headers(), &["user", &user])?;
     let body: PushBody = request::json(request, api.limits.push_bytes_max, &api.limits).await?;
-    push(&api, order(Target::User(user.into()), body, id, &api.limits)?).await
+    let order = order(Target::User(user.into()), body, id, &api.limits)?;
+    fresh.freshen(api.backend.view()).await?;
+    push(&api, order).await
 }
 
 /// `POST /v1/connections/{id}/push`
 pub(super) async fn to_connection<B: Backend>(
     State(api): State<Api<B>>,
     connection: Segment,
+    query: Query,
     request: Request,
 ) -> Result<Response, Error> {
     let target = connection.connection()?;
+    let fresh = Freshness::of_push(&query, &api.limits)?;
     let if_match = if_match(request.headers())?;
     let id = message_id(request.headers(), &["connection", connection.text()])?;
     let body: PushBody = request::json(request, api.limits.push_bytes_max, &api.limits).await?;
     let target = target.ok_or_else(|| no_such_connection(connection.text(), api.backend.view()))?;
     let order = order(Target::Connection(target), body, id, &api.limits)?;
+    fresh.freshen(api.backend.view()).await?;
     push(&api, Order { if_match, ..order }).await
 }
 
 /// `POST /v1/push:batch`
-pub(super) async fn batch<B: Backend>(State(api): State<Api<B>>, request: Request) -> Result<Response, Error> {
+pub(super) async fn batch<B: Backend>(
+    State(api): State<Api<B>>,
+    query: Query,
+    request: Request,
+) -> Result<Response, Error> {
+    let fresh = Freshness::of_push(&query, &api.limits)?;
     let headers = request.headers().clone();
     let PushBatch { items } = request::json(request, api.limits.push_batch_bytes_max, &api.limits).await?;
     if items.len() > api.limits.push_items_max {
@@ -73,6 +86,7 @@ pub(super) async fn batch<B: Backend>(State(api): State<Api<B>>, request: Reques
         let order = item_order(item, message_id(&headers, &["batch", &index.to_string()])?, &api);
         results.push(order.map(|order| orders.push(order)));
     }
+    fresh.freshen(api.backend.view()).await?;
     let ids: Vec<_> = orders.iter().map(|order| Arc::clone(&order.message.id)).collect();
     let longest = orders.iter().map(|order| order.message.timeout_ms).max().unwrap_or(0);
     let within = Duration::from_millis(longest.into()) + RESOLVE;
@@ -279,7 +293,7 @@ fn message_id(headers: &HeaderMap, target: &[&str]) -> Result<Arc<str>, Error> {
         hash.update(part);
     }
     let digest = hash.finalize();
-    let id = digest[..16].iter().fold(String::from("m-"), |mut id, byte| {
+    let id = digest[..16].iter().fold(String::from(KEYED_PREFIX), |mut id, byte| {
         write!(id, "{byte:02x}").expect("writing to a string can't fail");
         id
     });

@@ -23,10 +23,21 @@ pub(super) struct Freshness {
 }
 
 impl Freshness {
-    /// What the query knobs of every read ask for.
+    /// What the query knobs of every read ask for. Linearizable unless told otherwise.
     pub(super) fn from_query(query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
+        Self::with_default(false, query, limits)
+    }
+
+    /// What the query knobs of a push ask for. It uses what is cached unless told otherwise, and the resolve rule makes
+    /// good what turns out to be stale; only a caller can know of a connection that is new.
+    pub(super) fn of_push(query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
+        Self::with_default(true, query, limits)
+    }
+
+    fn with_default(cached: bool, query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
         let cached = match query.text("consistency") {
-            None | Some("linearizable") => false,
+            None => cached,
+            Some("linearizable") => false,
             Some("cached") => true,
             Some(other) => {
                 return Err(Error::bad_request(format!("consistency: {other:?} is neither linearizable nor cached")));
@@ -52,12 +63,7 @@ impl Freshness {
         view: &V,
         look: impl FnOnce(&V) -> At<T>,
     ) -> Result<(T, Revision, Shows), Error> {
-        if !self.cached {
-            self.linearize(view).await?;
-        }
-        if let Some(revision) = self.min_revision.filter(|revision| view.revision() < *revision) {
-            self.reach(view, revision).await?;
-        }
+        self.freshen(view).await?;
         let At { value, revision } = look(view);
         if !self.cached {
             return Ok((value, revision, Shows::revision(revision)));
@@ -66,6 +72,17 @@ impl Freshness {
         let staleness = view.staleness();
         self.refuse_stale(staleness)?;
         Ok((value, revision, Shows { revision: Some(revision), staleness }))
+    }
+
+    /// Waits until the view is fresh enough.
+    pub(super) async fn freshen(&self, view: &impl View) -> Result<(), Error> {
+        if !self.cached {
+            self.linearize(view).await?;
+        }
+        match self.min_revision.filter(|revision| view.revision() < *revision) {
+            Some(revision) => self.reach(view, revision).await,
+            None => Ok(()),
+        }
     }
 
     async fn linearize(&self, view: &impl View) -> Result<(), Error> {

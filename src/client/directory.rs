@@ -150,7 +150,10 @@ impl Directory {
     async fn turn_away(&self, control: &Arc<Control>, leader: Option<String>) {
         let mut slot = self.control.lock().await;
         if slot.as_ref().is_some_and(|held| Arc::ptr_eq(held, control)) {
-            self.known().leader = leader.filter(|address| address != control.address());
+            let mut known = self.known();
+            known.leader = leader.filter(|address| address != control.address());
+            // Whoever is tried next, it is this one last.
+            known.turn = known.nodes.iter().position(|node| node == control.address()).unwrap_or(known.turn);
             *slot = None;
         }
     }

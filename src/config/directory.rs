@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::units::{duration, member, range};
 use super::{CLUSTER, ConfigError, check_loopback};
-use crate::node::Settings;
+use crate::node::{SNAPSHOT_EVERY, Settings};
 
 /// Run a directory node: a member of the Raft group that holds the map of connections
 #[derive(Debug, Clone, Args)]
@@ -69,6 +69,10 @@ pub struct DirectoryArgs {
     #[arg(long, value_name = "TIME-TIME", env = "SWITCHBOARD_ELECTION", default_value = "300ms-600ms", value_parser = range)]
     pub election: (Duration, Duration),
 
+    /// Log entries after which a snapshot is taken, so that the log can be cut and a restart is quick
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_SNAPSHOT_EVERY", default_value_t = SNAPSHOT_EVERY)]
+    pub snapshot_every: u64,
+
     /// Listen on addresses that other machines can reach although nobody has to show credentials
     #[arg(long, env = "SWITCHBOARD_INSECURE")]
     pub insecure: bool,
@@ -97,6 +101,9 @@ impl DirectoryArgs {
                 self.id
             ));
         }
+        if self.snapshot_every < 100 {
+            return refuse(String::from("--snapshot-every is at least 100: more often, the node would do little else"));
+        }
         if self.heartbeat.is_zero() || self.election.0 < self.heartbeat * 2 {
             let shortest = self.heartbeat * 2;
             return refuse(format!(
@@ -118,6 +125,7 @@ impl DirectoryArgs {
             join: self.join,
             heartbeat: self.heartbeat,
             election: self.election,
+            snapshot_every: self.snapshot_every,
         })
     }
 }

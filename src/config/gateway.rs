@@ -56,6 +56,14 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "POLICY", env = "SWITCHBOARD_POLICY", default_value = "multi")]
     pub policy: String,
 
+    /// Whether a policy is about a user or each device of theirs; multi counts by user
+    #[arg(long, value_name = "WHAT", env = "SWITCHBOARD_PER", default_value = "user")]
+    pub per: String,
+
+    /// How an exclusive connection changes hands; multi has none
+    #[arg(long, value_name = "HOW", env = "SWITCHBOARD_HANDOVER", default_value = "wait")]
+    pub handover: String,
+
     /// Connections of one user in the whole cluster
     #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX", default_value_t = 16)]
     pub max: u32,
@@ -90,6 +98,16 @@ impl GatewayArgs {
         if !lease::LEASES.contains(&self.lease) {
             let (shortest, longest) = (lease::LEASES.start(), lease::LEASES.end());
             return Err(ConfigError(format!("--lease is {shortest:?} to {longest:?}, not {:?}", self.lease)));
+        }
+        for (flag, given, offered, planned) in
+            [("per", &self.per, "user", "device"), ("handover", &self.handover, "wait", "immediate")]
+        {
+            if given == planned {
+                return Err(ConfigError(format!("--{flag} {planned} is not offered yet; leave it out")));
+            }
+            if given != offered {
+                return Err(ConfigError(format!("--{flag} is {offered} or {planned}, not {given:?}")));
+            }
         }
         if self.ping < Duration::from_secs(1) || self.pong_timeout < Duration::from_secs(1) {
             return Err(ConfigError(String::from(

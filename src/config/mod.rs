@@ -14,7 +14,9 @@ pub use directory::DirectoryArgs;
 pub use file::{FileError, apply_file};
 pub use gateway::GatewayArgs;
 
-use crate::net;
+use std::time::Duration;
+
+use crate::{lease, net};
 
 /// A setting, or a relation between two, that makes no sense. The text says which, why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +25,19 @@ pub struct ConfigError(pub String);
 
 /// Name of the cluster where none is given.
 const CLUSTER: &str = "switchboard";
+
+/// Checks the leases of gateways against the longest elections of directory nodes.
+///
+/// # Errors
+/// When a single fail-over could let a lease run out.
+pub fn check_together(leases: &[Duration], elections: &[Duration]) -> Result<(), ConfigError> {
+    for (lease, election_max) in leases.iter().flat_map(|lease| elections.iter().map(move |longest| (*lease, *longest)))
+    {
+        lease::check(lease, election_max)
+            .map_err(|why| ConfigError(format!("[gateway] lease and [directory] election: {why}")))?;
+    }
+    Ok(())
+}
 
 /// Refuses addresses that other machines can reach, as long as nobody has to show credentials.
 async fn check_loopback(insecure: bool, listeners: [(&str, &str); 3]) -> Result<(), ConfigError> {

@@ -11,9 +11,9 @@ use super::replica::Replica;
 use crate::api::{Backend, Feed, FeedRefused, FeedRequest};
 use crate::client::Directory;
 use crate::net::http::Client;
-use crate::push::{Order, PushRefused, Pushed, Router, Target};
+use crate::push::{Order, PushRefused, Pushed, Router};
 use crate::wire::http::Info;
-use crate::wire::peer::{Answer, Failure, RequestBody, TargetStatus};
+use crate::wire::peer::{Answer, Failure, RequestBody};
 
 /// A gateway behind the HTTP surface.
 pub(super) struct Serving {
@@ -23,31 +23,6 @@ pub(super) struct Serving {
     pub(super) http: Client,
     pub(super) nonce: Arc<str>,
     pub(super) started: Instant,
-}
-
-impl Serving {
-    fn count(&self, target: &Target, began: Instant, result: &Result<Pushed, PushRefused>) {
-        let route = match target {
-            Target::User(_) => "user",
-            Target::Connection(_) => "connection",
-        };
-        self.hub.meters.pushed(route, outcome(result), began.elapsed());
-    }
-}
-
-fn outcome(result: &Result<Pushed, PushRefused>) -> &'static str {
-    let reached = |status| matches!(status, TargetStatus::Acked | TargetStatus::Written);
-    match result {
-        Ok(pushed) => match pushed.results.iter().filter(|target| reached(target.status)).count() {
-            all if all == pushed.results.len() => "delivered",
-            0 => "failed",
-            _ => "partial",
-        },
-        Err(PushRefused::Offline { .. }) => "offline",
-        Err(PushRefused::Fenced { .. }) => "fenced",
-        Err(PushRefused::Unavailable(_)) => "unavailable",
-        Err(PushRefused::Timeout) => "timeout",
-    }
 }
 
 impl Backend for Serving {
@@ -81,20 +56,11 @@ impl Backend for Serving {
     }
 
     async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {
-        let (target, began) = (order.target.clone(), Instant::now());
-        let result = self.router.push(order).await;
-        self.count(&target, began, &result);
-        result
+        self.router.push(order).await
     }
 
     async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
-        let targets: Vec<Target> = orders.iter().map(|order| order.target.clone()).collect();
-        let began = Instant::now();
-        let results = self.router.push_many(orders).await;
-        for (target, result) in targets.iter().zip(&results) {
-            self.count(target, began, result);
-        }
-        results
+        self.router.push_many(orders).await
     }
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {

@@ -16,10 +16,7 @@ use crate::directory::{ConnectionId, Epoch, Serial};
 use crate::push::Local;
 use crate::view::View;
 use crate::wire::client::PushTail;
-use crate::wire::peer::{Ack, Deliver, Message, Payload, TargetStatus};
-
-/// Ids of messages whose sender named a key begin so; a repeated one is written once.
-const KEYED: &str = "m-k";
+use crate::wire::peer::{Ack, Deliver, KEYED_PREFIX, Message, Payload, TargetStatus};
 
 /// Delivers messages to sockets of this gateway.
 #[derive(Debug)]
@@ -81,7 +78,7 @@ impl Deliveries {
         answers: &Arc<Answers>,
     ) -> Option<TargetStatus> {
         let Some(handle) = self.table.get(target.serial) else { return Some(TargetStatus::Gone) };
-        let is_keyed = message.id.starts_with(KEYED);
+        let is_keyed = message.id.starts_with(KEYED_PREFIX);
         if is_keyed && !self.remember(&message.id, target.serial) {
             return Some(TargetStatus::Written);
         }
@@ -99,7 +96,7 @@ impl Deliveries {
         let statuses = answers.wait(Duration::from_millis(message.timeout_ms.into())).await;
         for (status, target) in statuses.iter().zip(targets) {
             self.meters.target(*status);
-            if *status == TargetStatus::Gone && message.id.starts_with(KEYED) {
+            if *status == TargetStatus::Gone && message.id.starts_with(KEYED_PREFIX) {
                 self.remembered().forget(&message.id, target.serial);
             }
         }
@@ -181,7 +178,7 @@ mod tests {
     async fn a_keyed_message_is_new_once_until_it_is_forgotten() {
         let limits = PeerLimits { remembered_max: 2, ..PeerLimits::default() };
         let mut remembered = Remembered::default();
-        let [a, b, c] = ["m-ka", "m-kb", "m-kc"].map(Arc::<str>::from);
+        let [a, b, c] = ["m-k-a", "m-k-b", "m-k-c"].map(Arc::<str>::from);
         assert!(remembered.enter(&a, 1, Instant::now(), &limits));
         assert!(!remembered.enter(&a, 1, Instant::now(), &limits));
         assert!(remembered.enter(&a, 2, Instant::now(), &limits), "another connection");

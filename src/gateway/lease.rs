@@ -54,12 +54,6 @@ impl Lease {
     }
 }
 
-/// The gateway's own deadline for a lease that was asked for at `sent`. Counted from the sending and shortened by a fifth,
-/// it is over before the leader's, however slow the answer was and however the clocks drift.
-pub(super) fn deadline(sent: Duration, lease_ms: u32) -> Duration {
-    sent + Duration::from_millis(u64::from(lease_ms)) * 4 / 5
-}
-
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -67,11 +61,6 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_lease_counts_from_the_sending_and_ends_early() {
-        assert_eq!(deadline(Duration::from_secs(100), 3000), Duration::from_millis(102_400));
-    }
 
     #[test]
     fn a_late_answer_never_shortens_a_lease() {

@@ -25,7 +25,6 @@ struct Handles {
     hits: Counter,
     misses: Counter,
     cache_staleness: Gauge,
-    push_seconds: Histogram,
     acked: Counter,
     written: Counter,
     gone: Counter,
@@ -60,7 +59,6 @@ impl Meters {
             hits: lookups("hit"),
             misses: lookups("miss"),
             cache_staleness: gauge!("switchboard_cache_staleness_seconds", "process" => p()),
-            push_seconds: histogram!("switchboard_push_duration_seconds", "process" => p()),
             acked: target("acked"),
             written: target("written"),
             gone: target("gone"),
@@ -69,14 +67,6 @@ impl Meters {
             unreachable: target("unreachable"),
             timeout: target("timeout"),
         }))
-    }
-
-    /// A push that a service asked for was answered.
-    pub(super) fn pushed(&self, route: &'static str, outcome: &'static str, took: Duration) {
-        let process = Arc::clone(&self.0.process);
-        counter!("switchboard_push_requests_total", "process" => process, "route" => route, "outcome" => outcome)
-            .increment(1);
-        self.0.push_seconds.record(took);
     }
 
     /// How many sockets are open.

@@ -25,6 +25,8 @@ mod running;
 mod session;
 mod settings;
 mod table;
+#[cfg(test)]
+mod testing;
 
 pub use replica::Replica;
 pub use running::{Gateway, Running};

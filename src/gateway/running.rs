@@ -103,6 +103,28 @@ struct Listeners {
     peer: Listener,
 }
 
+impl Listeners {
+    fn serve(
+        self,
+        tasks: &mut JoinSet<()>,
+        hub: &Arc<Hub>,
+        serving: Arc<Serving>,
+        deliveries: Arc<Deliveries>,
+        me: Arc<Identity>,
+        end: &CancellationToken,
+    ) {
+        let settings = &hub.settings;
+        tasks.spawn(peers::listen(self.peer, me, deliveries, settings.peers.clone(), end.clone()));
+        tasks.spawn(serve(self.api, api::router(serving, ApiLimits::default()), ServeLimits::default(), end.clone()));
+        let limits = ServeLimits {
+            connections_max: settings.clients.connections_max.saturating_add(HANDSHAKES_MAX),
+            write_stall: settings.clients.write_stall,
+            ..ServeLimits::default()
+        };
+        tasks.spawn(serve(self.clients, clients::router(Arc::clone(hub)), limits, end.clone()));
+    }
+}
+
 fn advertised(settings: &Settings, clients: SocketAddr, api: SocketAddr, peer: SocketAddr) -> GatewayAddresses {
     let or = |given: &Option<String>, bound: String| Some(given.clone().unwrap_or(bound).into());
     GatewayAddresses {
@@ -200,14 +222,7 @@ impl Parts {
         tasks.spawn(replica::follow(replica, directory, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
-        tasks.spawn(peers::listen(listeners.peer, me, deliveries, settings.peers.clone(), rest()));
-        tasks.spawn(serve(listeners.api, api::router(serving, ApiLimits::default()), ServeLimits::default(), rest()));
-        let limits = ServeLimits {
-            connections_max: settings.clients.connections_max + HANDSHAKES_MAX,
-            write_stall: settings.clients.write_stall,
-            ..ServeLimits::default()
-        };
-        tasks.spawn(serve(listeners.clients, clients::router(Arc::clone(&hub)), limits, rest()));
+        listeners.serve(&mut tasks, &hub, serving, deliveries, me, &ends.rest);
         Self { hub, keeper, tasks, ends }
     }
 
@@ -276,7 +291,7 @@ fn settle(ended: Result<Result<(), ExitReason>, JoinError>) -> Result<(), ExitRe
 }
 
 /// Turns the wheel of the clients' timers and shows figures, until `stop`.
-async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
+pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
     let mut ticks = interval(hub.wheel.tick());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shown = Instant::now();
@@ -289,3 +304,6 @@ async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

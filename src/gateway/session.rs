@@ -14,12 +14,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tokio_util::sync::CancellationToken;
 
 use super::asking::Ask;
-use super::lease::{self, Lease};
+use super::lease::Lease;
 use super::meters::Meters;
 use super::table::Table;
 use crate::chance;
 use crate::clock;
 use crate::directory::{Epoch, OpenSession, Reason};
+use crate::lease;
 use crate::wire::close::CloseCode;
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
@@ -153,7 +154,7 @@ impl<A: Ask> Keeper<A> {
             let answer = timeout(OPEN_TIMEOUT, self.ask.ask_once(body)).await.unwrap_or(Err(Failure::Unknown));
             let pause = match answer {
                 Ok(Answer::Opened { epoch, lease_ms }) => {
-                    self.lease.hold(epoch, lease::deadline(sent, lease_ms));
+                    self.lease.hold(epoch, sent + lease::serve(Duration::from_millis(lease_ms.into())));
                     tracing::info!(epoch, lease_ms, attempt = self.open.attempt, "the gateway has a session");
                     return Ok(epoch);
                 }
@@ -218,7 +219,7 @@ async fn renew<A: Ask>(
     let mut under_way: FuturesUnordered<BoxFuture<'_, (Duration, Result<Answer, Failure>)>> = FuturesUnordered::new();
     // The grant told the length of the lease; what is left of it tells a fifth.
     let mut every = (lease.left() / 4).max(RENEW_PAUSE);
-    let mut next = Instant::now() + chance::jittered(every, 0.2);
+    let mut next = Instant::now() + chance::jittered(every, lease::JITTER);
     loop {
         tokio::select! {
             () = ending.cancelled() => return Left::Ending,
@@ -231,12 +232,12 @@ async fn renew<A: Ask>(
                     let sent = clock::boottime();
                     (sent, ask.ask_once(RequestBody::Renew { epoch, handled: 0 }).await)
                 }));
-                next = Instant::now() + chance::jittered(every, 0.2);
+                next = Instant::now() + chance::jittered(every, lease::JITTER);
             }
             Some((sent, answer)) = under_way.next() => match answer {
                 Ok(Answer::Renewed { lease_ms, .. }) => {
-                    lease.extend(lease::deadline(sent, lease_ms));
-                    every = (Duration::from_millis(lease_ms.into()) / 5).max(RENEW_PAUSE);
+                    lease.extend(sent + lease::serve(Duration::from_millis(lease_ms.into())));
+                    every = lease::renew_every(Duration::from_millis(lease_ms.into())).max(RENEW_PAUSE);
                 }
                 Ok(Answer::Gone) => return Left::Lost,
                 Ok(other) => tracing::error!(?other, "an answer to another question"),
@@ -299,3 +300,6 @@ async fn close_after_grace(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

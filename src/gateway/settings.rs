@@ -79,6 +79,8 @@ pub struct ClientLimits {
     pub read_buffer_bytes: usize,
     /// How long a write may take before the client counts as gone.
     pub write_stall: Duration,
+    /// How long a welcome waits for the own replica to show the connection; usually a millisecond or two.
+    pub welcome_wait: Duration,
     /// How long the other side may take for its half of the close.
     pub close_wait: Duration,
     /// Clients that are sent away come back within this time, each at a moment of its own.
@@ -100,7 +102,7 @@ pub struct RegistrarLimits {
     pub batch_wait: Duration,
     /// Operations of one batch at most, when many wait, as after a lost session.
     pub batch_ops_max: usize,
-    /// Bytes of text in one batch: a frame of the internal protocol takes several times as much.
+    /// Bytes of text in one batch: a log entry takes several times as much.
     pub batch_bytes_max: usize,
 }
 
@@ -161,6 +163,7 @@ impl Default for ClientLimits {
             burst_bytes: 64 << 10,
             read_buffer_bytes: 1024,
             write_stall: Duration::from_secs(30),
+            welcome_wait: Duration::from_millis(250),
             close_wait: Duration::from_secs(2),
             reconnect_jitter: Duration::from_secs(5),
         }
@@ -176,7 +179,7 @@ impl Default for RegistrarLimits {
             batch_ops: 256,
             batch_wait: Duration::from_millis(5),
             batch_ops_max: 2048,
-            batch_bytes_max: 1 << 20,
+            batch_bytes_max: 256 << 10,
         }
     }
 }

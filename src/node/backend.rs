@@ -76,7 +76,8 @@ impl Backend for NodeBackend {
 
     async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
         match self.requests.answer(request.clone()).await {
-            Err(Failure::NotLeader { .. }) => self.others.ask(request, ASK_TIMEOUT).await,
+            // Without a known leader an election may be under way; it is worth waiting for.
+            Err(Failure::NotLeader { .. } | Failure::NoQuorum) => self.others.ask(request, ASK_TIMEOUT).await,
             result => result,
         }
     }

@@ -33,6 +33,8 @@ pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, process: Arc<str>) 
         set("switchboard_raft_log_bytes", now.log_bytes as f64);
         counter!("switchboard_raft_leader_changes_total", "process" => Arc::clone(&process))
             .absolute(now.leader_changes);
+        counter!("switchboard_raft_snapshots_installed_total", "process" => Arc::clone(&process))
+            .absolute(now.snapshots_installed.count);
         record("switchboard_raft_fsync_duration_seconds", &before.fsyncs, &now.fsyncs, &process);
         record("switchboard_raft_snapshot_duration_seconds", &before.snapshots_built, &now.snapshots_built, &process);
         before = now;

@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::Settings;
+pub use settings::{SNAPSHOT_EVERY, Settings};
 
 use crate::api::{self, ApiLimits};
 use crate::net::{self, Listener, http};
@@ -61,6 +61,9 @@ use watch_hub::WatchHub;
 
 /// Added to two elections before a node that can't confirm a read ends its watches.
 const CONFIRM_MARGIN: Duration = Duration::from_millis(800);
+
+/// Longest time for another node to take over the lead before this one stops.
+const HAND_OVER: Duration = Duration::from_millis(800);
 
 /// A directory node that runs.
 #[derive(Debug)]
@@ -199,6 +202,10 @@ impl Node {
             fatal = self.raft.stopped() => Err(fatal.to_string()),
         };
         self.stop.cancel();
+        if result.is_ok() {
+            // A planned end costs no election.
+            self.raft.hand_over(HAND_OVER).await;
+        }
         self.raft.shutdown().await;
         self.tasks.shutdown().await;
         result

@@ -138,13 +138,16 @@ impl Requests {
         }
     }
 
-    /// Tells who leads, where a part that does not know says only that this node does not.
+    /// Tells who leads, where a part that does not know says only that this node does not. Where nobody is known to lead,
+    /// a majority is missing, if only for the time of an election.
     fn point_to_leader(&self, failure: Failure) -> Failure {
         let Failure::NotLeader { leader: None } = failure else { return failure };
         let status = self.raft.status();
         let leader = status.leader.filter(|leader| *leader != status.id);
-        let member = leader.and_then(|leader| status.members.iter().find(|member| member.id == leader));
-        Failure::NotLeader { leader: member.map(|member| (member.id, member.addresses.peer.clone())) }
+        match leader.and_then(|leader| status.members.iter().find(|member| member.id == leader)) {
+            Some(member) => Failure::NotLeader { leader: Some((member.id, member.addresses.peer.clone())) },
+            None => Failure::NoQuorum,
+        }
     }
 }
 

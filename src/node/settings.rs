@@ -32,7 +32,12 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Shortest and longest silence after which a member asks for votes.
     pub election: (Duration, Duration),
+    /// Log entries after which a snapshot is taken; a quarter as many are kept behind it.
+    pub snapshot_every: u64,
 }
+
+/// Default of [`Settings::snapshot_every`]: bounds replay at a restart to a few seconds.
+pub const SNAPSHOT_EVERY: u64 = 200_000;
 
 impl Settings {
     /// What `raft/` needs of it. Founders tell only their peer addresses; a member's API address is learned from itself.
@@ -55,6 +60,11 @@ impl Settings {
             advertise,
             heartbeat: self.heartbeat,
             election: self.election,
+            limits: raft::Limits {
+                snapshot_every_entries: self.snapshot_every,
+                entries_kept_after_snapshot: self.snapshot_every / 4,
+                ..raft::Limits::default()
+            },
             ..raft::Settings::new(self.id, self.cluster.clone(), self.data_dir.clone())
         }
     }

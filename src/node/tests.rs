@@ -38,6 +38,7 @@ async fn group(size: u64) -> Group {
             join: false,
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(300), Duration::from_millis(600)),
+            snapshot_every: SNAPSHOT_EVERY,
         };
         nodes.push(Node::start_on(settings, api, peer, CancellationToken::new()).await.unwrap());
     }

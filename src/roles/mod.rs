@@ -23,6 +23,7 @@ impl From<ConfigError> for Failed {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands the error over")]
 fn failed(message: impl ToString) -> Failed {
     Failed { exit: Exit::Failed, message: message.to_string() }
 }

@@ -243,6 +243,10 @@ pub struct Deliver {
     pub resolved: Revision,
 }
 
+/// Ids of messages whose sender named a key begin so, which no other id does; a gateway writes such a message once per
+/// connection, however often it arrives.
+pub const KEYED_PREFIX: &str = "m-k-";
+
 /// A message, encoded once for all of its receivers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {

@@ -204,8 +204,9 @@ impl Model {
         if session.last_serial >= Some(serial) {
             let there = self.connections.get(&id).ok_or(OpRefused::SerialReused)?;
             let meta = if there.meta_version > 1 { there.meta.clone() } else { meta };
-            let (granted, meta_version) = (there.granted, there.meta_version);
-            let asked = Connection { user, device, granted, connected_at_ms, remote, meta, meta_version };
+            // When and from where a client came may be told anew for each copy.
+            let asked = Connection { user, device, meta, ..there.clone() };
+            let granted = there.granted;
             return if asked == *there { Ok(granted) } else { Err(OpRefused::SerialReused) };
         }
         session.last_serial = Some(serial);

@@ -6,6 +6,8 @@
 
 mod record;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod window;
 mod writer;
 
@@ -89,6 +91,20 @@ impl LogCloser {
         // If the thread is gone already, the other end of `closed` is too.
         let _ = self.operations.send(Operation::Close);
         let _ = self.closed.await;
+    }
+
+    /// As `close`, off the async workers.
+    pub(crate) fn close_blocking(self) {
+        let _ = self.operations.send(Operation::Close);
+        let _ = self.closed.blocking_recv();
+    }
+
+    /// Lets the disk stand still until what is returned is dropped.
+    #[cfg(test)]
+    pub(crate) fn stall(&self) -> Sender<()> {
+        let (to, until) = std::sync::mpsc::channel();
+        self.operations.send(Operation::Stall(until)).unwrap();
+        to
     }
 }
 
@@ -200,8 +216,9 @@ impl LogReader {
         let (shared, on_disk) = (self.shared.clone(), part.on_disk.clone());
         let read = tokio::task::spawn_blocking(move || shared.read_engine(on_disk, bytes_max));
         let mut entries = read.await.map_err(io::Error::other)??;
-        let complete = entries.last().map(|entry| entry.log_id.index + 1) == Some(part.on_disk.end);
-        if complete && bytes_max == usize::MAX {
+        // What is missing may have been purged meanwhile, so it is missing at the start; a hole is never passed on.
+        let joins = entries.last().is_none_or(|last| last.log_id.index + 1 == part.on_disk.end);
+        if joins && (bytes_max == usize::MAX || entries.is_empty()) {
             entries.extend(part.entries);
         }
         Ok(entries)
@@ -252,6 +269,13 @@ impl LogStore {
     fn hand_over(&self, operation: Operation) -> io::Result<()> {
         self.operations.send(operation).map_err(|_| io::Error::other("the log is closed"))
     }
+
+    /// Hands over an operation and waits until it is durable.
+    async fn complete(&self, operation: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Operation) -> io::Result<()> {
+        let (to, done) = oneshot::channel();
+        self.hand_over(operation(to))?;
+        done.await.map_err(|_| io::Error::other("the log's thread ended"))?
+    }
 }
 
 impl RaftLogStorage<Group> for LogStore {
@@ -267,10 +291,8 @@ impl RaftLogStorage<Group> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (to, saved) = oneshot::channel();
         self.shared.window().vote = Some(*vote);
-        self.hand_over(Operation::Vote(vote.into(), to))?;
-        saved.await.map_err(|_| io::Error::other("the log's thread ended"))?
+        self.complete(|to| Operation::Vote(vote.into(), to)).await
     }
 
     async fn save_committed(&mut self, committed: Option<alias::LogIdOf<Group>>) -> io::Result<()> {
@@ -302,7 +324,9 @@ impl RaftLogStorage<Group> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         self.shared.window().truncate_after(last);
-        self.hand_over(Operation::TruncateAfter(last.as_ref().map(Into::into)))
+        // Rare. Durable at once, because an installed snapshot may follow, which is another file: if that survived a
+        // power cut and the truncation did not, they would contradict each other.
+        self.complete(|to| Operation::TruncateAfter(last.as_ref().map(Into::into), to)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

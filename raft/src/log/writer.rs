@@ -26,19 +26,25 @@ const BATCH_OPERATIONS_MAX: usize = 4096;
 /// Bytes written together, for the same reason.
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Who is told the outcome of one operation.
+type Told = oneshot::Sender<io::Result<()>>;
+
 pub(super) enum Operation {
-    Vote(DiskVote, oneshot::Sender<io::Result<()>>),
+    Vote(DiskVote, Told),
     Append(Vec<(DiskLogId, DiskPayload)>, usize, IOFlushed<Group>),
-    TruncateAfter(Option<DiskLogId>),
+    TruncateAfter(Option<DiskLogId>, Told),
     Purge(DiskLogId),
     Committed(DiskLogId),
     /// Closes the engine. Dropping every sender does the same.
     Close,
+    /// The disk stands still until the other end is dropped.
+    #[cfg(test)]
+    Stall(Receiver<()>),
 }
 
 /// Who is told when a batch is on disk.
 enum Waiting {
-    Vote(oneshot::Sender<io::Result<()>>),
+    Caller(Told),
     Append(IOFlushed<Group>),
 }
 
@@ -46,8 +52,8 @@ impl Waiting {
     fn tell(self, outcome: &io::Result<()>) {
         let outcome = outcome.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string())).copied();
         match self {
-            // A vote whose caller is gone belongs to a replica that is shutting down.
-            Waiting::Vote(to) => {
+            // A caller that is gone belonged to a replica that is shutting down.
+            Waiting::Caller(to) => {
                 let _ = to.send(outcome);
             }
             Waiting::Append(callback) => callback.io_completed(outcome),
@@ -112,10 +118,12 @@ impl Writer {
         while let Ok(operation) = self.queue.recv() {
             let failed = Err(io::Error::new(error.kind(), error.to_string()));
             match operation {
-                Operation::Vote(_, to) => Waiting::Vote(to).tell(&failed),
+                Operation::Vote(_, to) | Operation::TruncateAfter(_, to) => Waiting::Caller(to).tell(&failed),
                 Operation::Append(_, _, callback) => Waiting::Append(callback).tell(&failed),
                 Operation::Close => return,
-                Operation::TruncateAfter(_) | Operation::Purge(_) | Operation::Committed(_) => {}
+                #[cfg(test)]
+                Operation::Stall(_) => {}
+                Operation::Purge(_) | Operation::Committed(_) => {}
             }
         }
     }
@@ -154,7 +162,7 @@ impl Writer {
         batch.operations += 1;
         match operation {
             Operation::Vote(vote, to) => {
-                batch.waiting.push(Waiting::Vote(to));
+                batch.waiting.push(Waiting::Caller(to));
                 batch.must_sync = true;
                 log.save_vote(vote)?;
             }
@@ -167,7 +175,9 @@ impl Writer {
                 log.append(entries)?;
                 self.written = next.unwrap_or(self.written);
             }
-            Operation::TruncateAfter(keep) => {
+            Operation::TruncateAfter(keep, to) => {
+                batch.waiting.push(Waiting::Caller(to));
+                batch.must_sync = true;
                 truncate_after(log, keep)?;
                 self.written = self.written.min(keep.map_or(0, |id| id.index + 1));
             }
@@ -187,6 +197,10 @@ impl Writer {
             Operation::Close => {
                 batch.must_sync = true;
                 batch.close = true;
+            }
+            #[cfg(test)]
+            Operation::Stall(until) => {
+                let _ = until.recv();
             }
         }
         Ok(())

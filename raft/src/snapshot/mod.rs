@@ -106,8 +106,8 @@ pub(crate) struct Incoming {
 impl Snapshots {
     /// Opens the directory, which must exist: removes leftovers, and finds the newest snapshot.
     ///
-    /// The newest one counts or nothing does: the log behind an older one is purged. Its blocks are checked when it is
-    /// restored.
+    /// The newest one counts or nothing does: the log behind an older one is purged. Every block of it is checked, so
+    /// that damage is told apart from an application that can't read its own state.
     pub(crate) fn open(dir: &Path) -> io::Result<Snapshots> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(dir)? {
@@ -125,6 +125,9 @@ impl Snapshots {
             std::fs::remove_file(older)?;
         }
         let current = newest.map(|path| open_file(&path)).transpose()?;
+        if let Some(snapshot) = &current {
+            snapshot.verify().map_err(|e| named(&snapshot.path, &e))?;
+        }
         Ok(Snapshots { dir: dir.to_owned(), current: Mutex::new(current), names: AtomicU64::new(0) })
     }
 
@@ -206,9 +209,12 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn open_file(path: &Path) -> io::Result<SnapshotFile> {
     let file = File::open(path)?;
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    let (_, meta) = BlockReader::new(BufReader::new(&file)).map_err(named)?;
+    let (_, meta) = BlockReader::new(BufReader::new(&file)).map_err(|e| named(path, &e))?;
     Ok(SnapshotFile { meta, file: Arc::new(file), path: path.to_owned(), temporary: None })
+}
+
+fn named(path: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 fn name(last: Option<LogId>) -> String {

@@ -70,6 +70,25 @@ async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_stop_hands_over() {
+    let cluster = Cluster::of_three().await;
+    cluster.set("x", "1").await;
+    let old = cluster.leader().await;
+    until("the others are known to follow", || {
+        let following = |member: &&Member| member.state == MemberState::Following;
+        (cluster.raft(old).status().members.iter().filter(following).count() == 2).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    assert!(cluster.raft(old).hand_over(PATIENCE).await);
+    let rest: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let new = cluster.leader_among(&rest).await;
+    cluster.raft(new).propose(set("x", "2")).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?}", asked.elapsed());
+    assert!(cluster.raft(new).hand_over(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_comes_back_after_all_restart() {
     let mut cluster = Cluster::of_three().await;
     for round in 0..3 {
@@ -139,7 +158,8 @@ async fn catches_up_by_snapshot_and_the_disk_comes_back() {
     cluster.reaches(away, last).await;
     assert!(cluster.machine(away).restored() > 0, "it came by snapshot");
     assert_eq!(cluster.machine(away).map(), cluster.machine(leader).map());
-    assert_eq!(cluster.raft(away).counters().snapshots_installed.count, 1);
+    // More than once if the leader took a newer one and purged behind it meanwhile.
+    assert!(cluster.raft(away).counters().snapshots_installed.count > 0);
 
     // What a snapshot and the rest of the log hold is everything, also after a restart.
     let map = cluster.machine(leader).map();

@@ -3,5 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails right there")]
 
 mod cluster;
+mod disk;
+mod founding;
 mod harness;
+mod kill;
+mod measure;
+mod refusals;
 mod register;

@@ -166,6 +166,16 @@ impl Handle {
         }
     }
 
+    /// Why it is to be closed, if it is.
+    pub(super) fn ending(&self) -> Option<CloseCode> {
+        self.outbox().farewell().map(|farewell| farewell.code)
+    }
+
+    /// There may be something to write.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Waits until there may be something to write.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
@@ -197,7 +207,7 @@ impl Handle {
     }
 
     /// The socket is closed.
-    pub(super) fn finish(&self) {
+    pub(in crate::gateway) fn finish(&self) {
         self.change(Outbox::finish);
     }
 
@@ -213,11 +223,9 @@ impl Handle {
             self.close(CloseCode::NoPong);
             return None;
         }
-        if outbox.bound().is_none() {
-            let register_ms = self.opened_ms + self.common.register_wait_ms;
-            if now_ms < register_ms {
-                return Some(register_ms.min(silent_ms));
-            }
+        let is_registered = outbox.bound().is_some();
+        let register_ms = if is_registered { u64::MAX } else { self.opened_ms + self.common.register_wait_ms };
+        if now_ms >= register_ms {
             drop(outbox);
             self.close(CloseCode::Overloaded);
             return None;
@@ -229,7 +237,7 @@ impl Handle {
             ping_ms = now_ms + self.common.heartbeat_ms;
             self.ping_ms.store(ping_ms, Ordering::Relaxed);
         }
-        Some(ping_ms.min(silent_ms))
+        Some(ping_ms.min(silent_ms).min(register_ms))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Outbox) -> T) -> T {

@@ -18,6 +18,8 @@ mod wheel;
 mod wire;
 
 pub(super) use handle::Handle;
+#[cfg(test)]
+pub(super) use handle::{Common, Who};
 pub(super) use hub::Hub;
 pub(super) use outbox::{Bound, Farewell};
 pub(super) use upgrade::router;

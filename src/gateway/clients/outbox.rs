@@ -122,6 +122,11 @@ impl Outbox {
         self.held.1
     }
 
+    /// Why it is to be closed, if it is.
+    pub(super) fn farewell(&self) -> Option<Farewell> {
+        self.farewell
+    }
+
     /// Whether it is to be closed, or is.
     pub(super) fn is_ending(&self) -> bool {
         self.finished || self.farewell.is_some()

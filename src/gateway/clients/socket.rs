@@ -1,19 +1,21 @@
 //! The life of one client socket, in one task.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::frames::{self, Connect, Said};
 use super::handle::{Handle, reason_of};
 use super::hello::{identify, introduce};
 use super::hub::Hub;
-use super::outbox::{Burst, Farewell};
+use super::outbox::{Burst, Farewell, Push};
 use super::rate::Rate;
 use super::seats::Seat;
 use super::wire::{Frames, Received, Wire, Wrong};
 use crate::directory::Reason;
+use crate::view::View;
 use crate::wire::client::{ServerFrame, push_frame};
 use crate::wire::close::CloseCode;
 
@@ -38,6 +40,8 @@ pub(super) struct Arrival {
 pub(super) enum End {
     /// The server closes it.
     Farewell(Farewell),
+    /// The server closes it in the middle of a frame that the client does not take.
+    Cut(CloseCode),
     /// The client did what the WebSocket protocol, or its limits here, do not allow.
     Wrong(Wrong),
     /// The client left, with this code if it said one.
@@ -45,7 +49,7 @@ pub(super) enum End {
 }
 
 /// Serves one client until its socket is closed.
-pub(super) async fn serve<S>(hub: Arc<Hub>, stream: S, arrival: Arrival)
+pub(super) async fn serve<S>(hub: Arc<Hub>, stream: S, arrival: Box<Arrival>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -53,21 +57,8 @@ where
     let limits = &hub.settings.clients;
     let mut wire = Wire::new(stream, limits).await;
     let mut rate = Rate::new(limits.messages_burst, hub.now_ms());
-    let Arrival { seat, remote, connect } = arrival;
-    // Boxed, so that what is needed at the start and at the end does not make every idle connection larger.
-    let connect = match connect {
-        Some(connect) => Ok(connect),
-        None => Box::pin(introduce(&hub, &mut wire, &mut rate)).await,
-    };
-    let introduced = connect.and_then(|connect| {
-        let who = identify(&connect, remote).map_err(End::Farewell)?;
-        let handle = Arc::new(Handle::new(who, Arc::clone(&hub.common), hub.now_ms()));
-        if hub.register(&handle) {
-            Ok((handle, connect.refusal))
-        } else {
-            Err(End::Farewell(CloseCode::Overloaded.into()))
-        }
-    });
+    // Boxed, as is the end: what is needed only then must not make every idle connection larger.
+    let (seat, introduced) = Box::pin(enter(&hub, &mut wire, &mut rate, arrival)).await;
     let end = match introduced {
         Ok((handle, refusal)) => {
             hub.wheel.add(Arc::clone(&handle), hub.now_ms());
@@ -81,8 +72,32 @@ where
             end
         }
     };
-    Box::pin(part(&hub, wire, end)).await;
+    Box::pin(part(&hub, &mut wire, end)).await;
     drop(seat);
+}
+
+/// Learns who the client is and asks for its registration. With it comes what of its wishes is refused.
+async fn enter<S>(
+    hub: &Arc<Hub>,
+    wire: &mut Wire<S>,
+    rate: &mut Rate,
+    arrival: Box<Arrival>,
+) -> (Seat, Result<(Arc<Handle>, Option<String>), End>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let Arrival { seat, remote, connect } = *arrival;
+    let connect = match connect {
+        Some(connect) => Ok(connect),
+        None => introduce(hub, wire, rate).await,
+    };
+    let introduced = connect.and_then(|connect| {
+        let who = identify(&connect, remote).map_err(End::Farewell)?;
+        let handle = Arc::new(Handle::new(who, Arc::clone(&hub.common), hub.now_ms()));
+        let overloaded = || End::Farewell(CloseCode::Overloaded.into());
+        hub.register(&handle).then_some((handle, connect.refusal)).ok_or_else(overloaded)
+    });
+    (seat, introduced)
 }
 
 /// Reads and writes until there is a reason to end.
@@ -97,7 +112,6 @@ async fn attend<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stall = hub.settings.clients.write_stall;
     loop {
         let received = tokio::select! {
             received = wire.receive() => Some(received),
@@ -112,6 +126,11 @@ where
                 }
                 return End::Farewell(farewell);
             }
+            if let Some(announce) = burst.announce {
+                // So that a push through this gateway that follows the welcome finds the connection. A replica that lags
+                // does not hold the client up: the resolve rule then finds it all the same, or the caller names a revision.
+                let _ = hub.replica.reach(announce.revision, hub.settings.clients.welcome_wait).await;
+            }
             compose(hub, handle, &burst, &mut frames);
             if burst.announce.is_some_and(|announce| announce.first) {
                 hub.meters.welcomed(began.elapsed());
@@ -119,10 +138,10 @@ where
                     frames.text(&refusal);
                 }
             }
-            if wire.write(frames, stall).await.is_err() {
+            if let Err(end) = write(hub, wire, handle, frames).await {
                 // Some of it may have reached the client.
-                burst.pushes.into_iter().for_each(super::outbox::Push::in_doubt);
-                return End::Gone(None);
+                burst.pushes.into_iter().for_each(Push::in_doubt);
+                return end;
             }
             handle.written(burst.pushes);
             continue;
@@ -130,10 +149,34 @@ where
         if let Err(end) = hear(hub, handle, &mut rate, received, &mut frames) {
             return end;
         }
-        if wire.write(frames, stall).await.is_err() {
-            return End::Gone(None);
+        if let Err(end) = write(hub, wire, handle, frames).await {
+            return end;
         }
     }
+}
+
+/// Writes frames. A client that does not take them is not waited for any longer than for a close, once it is to be closed.
+async fn write<S>(hub: &Hub, wire: &mut Wire<S>, handle: &Handle, frames: Frames) -> Result<(), End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if frames.is_empty() {
+        return Ok(());
+    }
+    let limits = &hub.settings.clients;
+    let mut writing = pin!(wire.write(frames, limits.write_stall));
+    let written = loop {
+        tokio::select! {
+            biased;
+            written = &mut writing => break written,
+            () = handle.woken() => if let Some(code) = handle.ending() {
+                break timeout(limits.close_wait, writing).await.map_err(|_| End::Cut(code))?;
+            }
+        }
+    };
+    // What it was woken for meanwhile is still to be done.
+    handle.wake();
+    written.map_err(|_| End::Gone(None))
 }
 
 /// Puts what waits for the client into frames.
@@ -175,7 +218,7 @@ fn hear(hub: &Hub, handle: &Handle, rate: &mut Rate, received: Received, frames:
 }
 
 /// The last words, and the close of both sides. Bounded in time.
-async fn part<S>(hub: &Hub, mut wire: Wire<S>, end: End)
+async fn part<S>(hub: &Hub, wire: &mut Wire<S>, end: End)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -201,6 +244,7 @@ where
 fn last_words(end: &End) -> Result<(u16, &'static str, ServerFrame), Option<u16>> {
     let farewell = match end {
         End::Gone(code) => return Err(*code),
+        End::Cut(code) => return Err(Some(code.code())),
         End::Farewell(farewell) => *farewell,
         End::Wrong(Wrong::TooLarge) => CloseCode::FrameTooLarge.into(),
         End::Wrong(Wrong::Binary) => CloseCode::BadProtocol.into(),
@@ -220,6 +264,7 @@ fn last_words(end: &End) -> Result<(u16, &'static str, ServerFrame), Option<u16>
 fn reason(end: &End) -> Reason {
     match end {
         End::Farewell(farewell) => reason_of(farewell.code),
+        End::Cut(code) => reason_of(*code),
         End::Wrong(_) | End::Gone(_) => Reason::Closed,
     }
 }
@@ -227,6 +272,7 @@ fn reason(end: &End) -> Reason {
 fn turned_away(end: &End) -> &'static str {
     match end {
         End::Farewell(farewell) => farewell.code.reason(),
+        End::Cut(code) => code.reason(),
         End::Wrong(_) => "bad_protocol",
         End::Gone(_) => "left",
     }

@@ -55,7 +55,7 @@ async fn upgrade(State(hub): State<Arc<Hub>>, mut request: Request) -> Response<
 }
 
 /// Everything that a client is refused for before the upgrade, in the order in which it can be helped.
-fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Arrival, Response<Body>), Refusal> {
+fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Box<Arrival>, Response<Body>), Refusal> {
     let bad = |why: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, why, "bad_request");
     let key = handshake_key(request.headers())?;
     let offered = protocols(request.headers());
@@ -89,7 +89,7 @@ fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Arrival, Response<Body>),
     })?;
     let accept = switching(&key, offered.contains(&SUBPROTOCOL));
     let remote = from.map(|_| address.to_string().into());
-    Ok((Arrival { seat, remote, connect: asked.connect() }, accept))
+    Ok((Box::new(Arrival { seat, remote, connect: asked.connect() }), accept))
 }
 
 /// What the query says.

@@ -1,1 +1,189 @@
+//! The registrar against a directory in memory: whatever is lost on the way, in the end the directory has exactly the
+//! connections whose sockets are open, and every one of them knows its grant.
 
+use super::*;
+use crate::gateway::clients::{Common, Who};
+use crate::gateway::meters::Meters;
+use crate::gateway::settings::ClientLimits;
+use crate::gateway::testing::World;
+
+struct Bench {
+    world: World,
+    table: Arc<Table>,
+    common: Arc<Common>,
+    commands: mpsc::Sender<Command>,
+    session: watch::Sender<Option<Epoch>>,
+    fenced: watch::Receiver<Epoch>,
+    attempts: u64,
+    stop: CancellationToken,
+}
+
+impl Bench {
+    fn start(seed: u64, max: u32) -> Self {
+        let world = World::new(seed);
+        let table = Arc::<Table>::default();
+        let (commands, commands_out) = mpsc::channel(10_000);
+        let (session, session_out) = watch::channel(None);
+        let (fenced, fenced_out) = watch::channel(0);
+        let lines = Lines { commands: commands_out, session: session_out, fenced };
+        let limits = RegistrarLimits { batch_ops: 16, batch_ops_max: 40, ..RegistrarLimits::default() };
+        let common = Arc::new(Common::new(&ClientLimits::default(), &limits, Meters::new("test")));
+        let stop = CancellationToken::new();
+        let registrar = Registrar::new(world.clone(), Arc::clone(&table), limits, Policy::Multi { max }, lines);
+        tokio::spawn(registrar.run(stop.clone()));
+        Self { world, table, common, commands, session, fenced: fenced_out, attempts: 0, stop }
+    }
+
+    fn open_session(&mut self) -> Epoch {
+        self.attempts += 1;
+        let epoch = self.world.open_session(self.attempts);
+        self.session.send_replace(Some(epoch));
+        epoch
+    }
+
+    async fn register(&self, user: &str) -> Arc<Handle> {
+        let who = Who { user: user.into(), device: "".into(), remote: None, meta: None, connected_at_ms: 0 };
+        let handle = Arc::new(Handle::new(who, Arc::clone(&self.common), 0));
+        self.commands.send(Command::Register(Arc::clone(&handle))).await.unwrap();
+        handle
+    }
+
+    async fn unregister(&self, handle: Arc<Handle>) {
+        handle.finish();
+        self.commands.send(Command::Unregister(handle, Reason::Closed)).await.unwrap();
+    }
+
+    async fn idle(&self) {
+        // Until the registrar has noticed a new session, it rests.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let (tell, idle) = oneshot::channel();
+        self.commands.send(Command::WhenIdle(tell)).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(600), idle).await.expect("it comes to rest").unwrap();
+    }
+
+    /// The directory and the open sockets agree.
+    fn check(&self, epoch: Epoch, open: &[Arc<Handle>], why: &str) {
+        let mut expected: Vec<(Serial, String, Option<Bound>)> =
+            open.iter().map(|handle| (handle.serial(), handle.who.user.to_string(), handle.bound())).collect();
+        expected.sort_by_key(|(serial, ..)| *serial);
+        let held: Vec<(Serial, String, Option<Bound>)> = self.world.read(|directory| {
+            let live = directory.scan(None).map(|live| {
+                let bound = Bound { epoch: live.id.epoch, granted: live.connection.granted };
+                (live.id.serial, live.connection.user.to_string(), Some(bound))
+            });
+            live.collect()
+        });
+        assert_eq!(held, expected, "{why}");
+        assert!(held.iter().all(|(.., bound)| bound.is_some_and(|bound| bound.epoch == epoch)), "{why}");
+        assert_eq!(self.table.all().len(), open.len(), "{why}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_end_the_directory_has_exactly_the_open_sockets() {
+    for seed in 1..40 {
+        let mut bench = Bench::start(seed, 1000);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut open: Vec<Arc<Handle>> = Vec::new();
+        let mut epoch = bench.open_session();
+        bench.world.set_trouble(rng.u8(0..70));
+        for step in 0..200 {
+            match rng.u8(0..20) {
+                0 if step % 5 == 0 => bench.world.end_session(epoch),
+                1..=6 if !open.is_empty() => {
+                    let handle = open.swap_remove(rng.usize(0..open.len()));
+                    bench.unregister(handle).await;
+                }
+                7 => tokio::time::sleep(Duration::from_millis(rng.u64(0..60))).await,
+                _ => open.push(bench.register(&format!("u-{}", rng.u8(0..9))).await),
+            }
+            // The session keeper's part.
+            if *bench.fenced.borrow_and_update() == epoch {
+                bench.session.send_replace(None);
+                epoch = bench.open_session();
+            }
+        }
+        bench.world.set_trouble(0);
+        loop {
+            bench.idle().await;
+            if *bench.fenced.borrow_and_update() != epoch {
+                break;
+            }
+            bench.session.send_replace(None);
+            epoch = bench.open_session();
+        }
+        if bench.world.read(|directory| directory.session(epoch).is_none()) {
+            // It ended when nothing was left to be said in it.
+            bench.session.send_replace(None);
+            epoch = bench.open_session();
+            bench.idle().await;
+        }
+        bench.check(epoch, &open, &format!("seed {seed}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_when_nothing_is_under_way_and_what_comes_meanwhile_is_gathered() {
+    let mut bench = Bench::start(1, 1000);
+    let epoch = bench.open_session();
+    let mut open = vec![bench.register("a").await];
+    let began = Instant::now();
+    while bench.world.batches() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO, "no artificial wait");
+    for _ in 0..10 {
+        open.push(bench.register("b").await);
+    }
+    bench.idle().await;
+    assert!(bench.world.batches() <= 3, "{} batches for 11 registrations", bench.world.batches());
+    bench.check(epoch, &open, "all registered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_connection_too_many_is_told_and_leaves_no_ghost() {
+    let mut bench = Bench::start(1, 2);
+    let epoch = bench.open_session();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(bench.register("a").await);
+    }
+    bench.idle().await;
+    let refused = open.pop().unwrap();
+    assert!(refused.is_ending() && refused.bound().is_none());
+    bench.unregister(refused).await;
+    bench.idle().await;
+    bench.check(epoch, &open, "two are left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_up_before_its_commit_leaves_no_ghost() {
+    let mut bench = Bench::start(1, 1000);
+    bench.world.set_trouble(100);
+    let epoch = bench.open_session();
+    let handle = bench.register("a").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let unsent = bench.register("b").await;
+    bench.unregister(handle).await;
+    bench.unregister(unsent).await;
+    bench.world.set_trouble(0);
+    bench.idle().await;
+    bench.check(epoch, &[], "nobody is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_without_a_session_is_registered_in_the_first_one() {
+    let mut bench = Bench::start(1, 1000);
+    let open = [bench.register("a").await, bench.register("b").await];
+    bench.idle().await;
+    assert_eq!(bench.world.batches(), 0);
+    let epoch = bench.open_session();
+    bench.idle().await;
+    bench.check(epoch, &open, "both registered");
+}

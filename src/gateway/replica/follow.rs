@@ -106,6 +106,11 @@ impl Follower {
         Ok(())
     }
 
+    /// Frees at most `limit` connections of ended sessions.
+    pub(super) fn reclaim(&mut self, limit: usize) {
+        self.shown.reclaim(limit);
+    }
+
     fn writer(&mut self) -> &mut Writer {
         match &mut self.aside {
             Some(aside) => &mut aside.writer,
@@ -146,7 +151,7 @@ impl Follower {
                 }
                 () = replica.wanted.notified(), if self.under_way.len() < STAMPS_UNDER_WAY => true,
                 () = tokio::task::yield_now(), if self.shown.holds_dead() => {
-                    self.shown.reclaim(RECLAIM_SLICE);
+                    self.reclaim(RECLAIM_SLICE);
                     false
                 }
             };
@@ -154,6 +159,10 @@ impl Follower {
                 let stamp = replica.take_stamp();
                 if stamper.try_send(Stamp(stamp)) {
                     self.under_way.push_back(stamp);
+                    // Without a quorum none comes back, and only the newest matter.
+                    while self.under_way.len() > 2 * STAMPS_UNDER_WAY {
+                        self.under_way.pop_front();
+                    }
                 }
             }
         }

@@ -80,6 +80,12 @@ impl Replica {
         self.echoed.send_if_modified(|echoed| std::mem::replace(echoed, stamp.max(*echoed)) < stamp);
     }
 
+    /// Shows an empty directory.
+    #[cfg(test)]
+    pub(super) fn load_nothing(&self) {
+        self.show(&Arc::default());
+    }
+
     fn show(&self, store: &Arc<Store>) {
         self.store.store(Arc::clone(store));
         self.loaded.store(true, Ordering::Release);

@@ -1,0 +1,120 @@
+//! What needs a look inside: a disk that stands still, on streams in memory.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use crate::{Addresses, Connect, Frozen, NodeId, PREAMBLE, Raft, Settings, StateMachine, Stream};
+
+#[derive(Default)]
+struct Last(Mutex<Vec<u8>>);
+
+impl StateMachine for Last {
+    fn apply(&self, _: u64, data: &[u8], _: Option<&mut Vec<u8>>) {
+        *self.0.lock().unwrap() = data.to_vec();
+    }
+
+    fn applied(&self, _: u64) {}
+
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(Last(Mutex::new(self.0.lock().unwrap().clone())))
+    }
+
+    fn restore(&self, _: u64, from: &mut dyn Read) -> io::Result<()> {
+        from.read_to_end(&mut self.0.lock().unwrap()).map(drop)
+    }
+}
+
+impl Frozen for Last {
+    fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&self.0.lock().unwrap())
+    }
+}
+
+/// Streams in memory between replicas that are known by their addresses.
+#[derive(Default)]
+struct Switch(Mutex<BTreeMap<String, Raft>>);
+
+impl Connect for Switch {
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            let raft = self.0.lock().unwrap().get(address).cloned().ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (here, mut there) = tokio::io::duplex(256 * 1024);
+            tokio::spawn(async move {
+                let mut preamble = [0; 5];
+                if there.read_exact(&mut preamble).await.is_ok() && &preamble == PREAMBLE {
+                    raft.accept(Box::new(there));
+                }
+            });
+            Ok(Box::new(here) as Box<dyn Stream>)
+        })
+    }
+}
+
+async fn three() -> (TempDir, BTreeMap<NodeId, Raft>) {
+    let (dir, switch) = (tempfile::tempdir().unwrap(), Arc::new(Switch::default()));
+    let addresses = |id: NodeId| Addresses { peer: id.to_string(), api: String::new() };
+    let mut nodes = BTreeMap::new();
+    for id in 1..=3 {
+        let mut settings = Settings::new(id, "test", dir.path().join(id.to_string()));
+        settings.founders = (1..=3).map(|id| (id, addresses(id))).collect();
+        let raft = Raft::start(settings, Arc::new(Last::default()), switch.clone()).await.unwrap();
+        switch.0.lock().unwrap().insert(id.to_string(), raft.clone());
+        nodes.insert(id, raft);
+    }
+    (dir, nodes)
+}
+
+async fn leader(nodes: &BTreeMap<NodeId, Raft>) -> NodeId {
+    let mut changes = nodes[&1].status_changes();
+    let found = timeout(Duration::from_secs(20), async {
+        loop {
+            let known = changes.borrow_and_update().leader;
+            if let Some(leader) = known
+                && nodes[&leader].leadership().borrow().is_some()
+            {
+                return leader;
+            }
+            let _ = timeout(Duration::from_millis(20), changes.changed()).await;
+        }
+    });
+    found.await.expect("a leader is elected")
+}
+
+async fn works_while_stalled(nodes: &BTreeMap<NodeId, Raft>, leader: NodeId, stalled: NodeId) {
+    let term = nodes[&leader].status().term;
+    let stop = nodes[&stalled].stall_disk();
+    // Two seconds are more than three of the longest election timeouts.
+    let end = tokio::time::Instant::now() + Duration::from_secs(2);
+    let mut proposed = 0;
+    while tokio::time::Instant::now() < end {
+        nodes[&leader].propose(Bytes::from_static(b"x")).await.unwrap();
+        nodes[&leader].read_index().await.unwrap();
+        proposed += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(proposed > 20, "{proposed} proposals went through");
+    for raft in nodes.values() {
+        assert_eq!((raft.status().leader, raft.status().term), (Some(leader), term), "nobody stood for election");
+    }
+    drop(stop);
+    let last = nodes[&leader].applied();
+    nodes[&stalled].wait_applied(last, Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_stands_still_costs_no_election() {
+    let (_dir, nodes) = three().await;
+    let leader = leader(&nodes).await;
+    let follower = *nodes.keys().find(|id| **id != leader).unwrap();
+    works_while_stalled(&nodes, leader, follower).await;
+    // The leader's own disk counts for its own acknowledgement only: the other two are a majority.
+    works_while_stalled(&nodes, leader, leader).await;
+}

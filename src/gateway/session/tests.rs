@@ -1,0 +1,144 @@
+//! The session keeper against scripted answers.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::directory::GatewayAddresses;
+
+/// Answers in turn; the last one for ever. Keeps what it was asked.
+#[derive(Clone)]
+struct Script(Arc<Mutex<Lines>>);
+
+struct Lines {
+    answers: VecDeque<Result<Answer, Failure>>,
+    asked: Vec<RequestBody>,
+}
+
+impl Script {
+    fn asked(&self) -> Vec<RequestBody> {
+        self.0.lock().unwrap().asked.clone()
+    }
+
+    fn attempts(&self) -> Vec<u64> {
+        let opened = |body| if let RequestBody::OpenSession(open) = body { Some(open.attempt) } else { None };
+        self.asked().into_iter().filter_map(opened).collect()
+    }
+}
+
+impl Ask for Script {
+    async fn ask_once(&self, body: RequestBody) -> Result<Answer, Failure> {
+        tokio::task::yield_now().await;
+        let mut script = self.0.lock().unwrap();
+        script.asked.push(body);
+        if script.answers.len() > 1 { script.answers.pop_front().unwrap() } else { script.answers[0].clone() }
+    }
+}
+
+struct Bench {
+    script: Script,
+    lease: Arc<Lease>,
+    session: watch::Receiver<Option<Epoch>>,
+    fenced: watch::Sender<Epoch>,
+    ending: CancellationToken,
+    kept: tokio::task::JoinHandle<Result<(), ExitReason>>,
+}
+
+fn start(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Bench {
+    let script = Script(Arc::new(Mutex::new(Lines { answers: answers.into_iter().collect(), asked: Vec::new() })));
+    let lease = Arc::<Lease>::default();
+    let (session, session_out) = watch::channel(None);
+    let (fenced, fenced_out) = watch::channel(0);
+    let keeper = Keeper {
+        ask: script.clone(),
+        lease: Arc::clone(&lease),
+        table: Arc::default(),
+        meters: Meters::new("test"),
+        open: OpenSession {
+            gateway: "gw-1".into(),
+            nonce: "n".into(),
+            attempt: 0,
+            lease_ms: 3000,
+            addresses: GatewayAddresses::default(),
+        },
+        taken_wait: Duration::from_secs(5),
+        lost_grace: Duration::from_secs(60),
+        session,
+        fenced: fenced_out,
+        no_quorum: Arc::default(),
+    };
+    let ending = CancellationToken::new();
+    let kept = tokio::spawn(keeper.run(ending.clone()));
+    Bench { script, lease, session: session_out, fenced, ending, kept }
+}
+
+fn opened(epoch: Epoch) -> Result<Answer, Failure> {
+    Ok(Answer::Opened { epoch, lease_ms: 3000 })
+}
+
+fn renewed() -> Result<Answer, Failure> {
+    Ok(Answer::Renewed { lease_ms: 3000, release: Vec::new() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_stays_taken_is_given_up_after_a_while() {
+    let bench = start([Ok(Answer::Taken { epoch: 9 })]);
+    let began = Instant::now();
+    let why = bench.kept.await.unwrap().unwrap_err();
+    assert_eq!(why, ExitReason::Taken { id: String::from("gw-1"), epoch: 9 });
+    assert!(began.elapsed() >= Duration::from_secs(5));
+    assert!(bench.script.attempts().iter().all(|attempt| *attempt == 1), "one attempt, asked again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_replaced_gives_way() {
+    let mut bench = start([opened(5), Ok(Answer::Gone), Ok(Answer::Taken { epoch: 9 })]);
+    bench.session.wait_for(Option::is_some).await.unwrap();
+    let why = bench.kept.await.unwrap().unwrap_err();
+    assert_eq!(why, ExitReason::Replaced { id: String::from("gw-1"), epoch: 9 });
+    assert_eq!(bench.lease.epoch(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_is_followed_by_another_one_under_a_new_attempt() {
+    let mut bench = start([Err(Failure::Unknown), opened(5), renewed(), Ok(Answer::Gone), opened(8), renewed()]);
+    bench.session.wait_for(|session| *session == Some(5)).await.unwrap();
+    bench.session.wait_for(|session| *session == Some(8)).await.unwrap();
+    assert_eq!(bench.script.attempts(), [1, 1, 2], "a lost answer repeats its attempt");
+    assert_eq!(bench.lease.epoch(), Some(8));
+    bench.fenced.send_replace(8);
+    bench.session.wait_for(|session| *session != Some(8)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_used_up_unnoticed_is_followed_by_the_next() {
+    let why = String::from("late copy");
+    let mut bench = start([Err(Failure::Unknown), Ok(Answer::NotOpened { why }), opened(5), renewed()]);
+    bench.session.wait_for(|session| *session == Some(5)).await.unwrap();
+    assert_eq!(bench.script.attempts(), [1, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_refused_ends_the_process() {
+    let bench = start([Ok(Answer::NotOpened { why: String::from("the lease is too short") })]);
+    let why = bench.kept.await.unwrap().unwrap_err();
+    assert_eq!(why, ExitReason::Refused(String::from("the lease is too short")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_renewals_are_repeated_soon_and_the_end_is_told() {
+    let answers = [opened(5), Err(Failure::NotLeader { leader: None }), Err(Failure::NoQuorum), renewed()];
+    let mut bench = start(answers);
+    bench.session.wait_for(Option::is_some).await.unwrap();
+    let began = Instant::now();
+    while bench.script.asked().len() < 4 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
+    assert!(bench.lease.is_held());
+    bench.ending.cancel();
+    // Any answer is as good as the right one here.
+    assert_eq!(bench.kept.await.unwrap(), Ok(()));
+    let last = bench.script.asked().pop();
+    assert_eq!(last, Some(RequestBody::EndSession { epoch: 5, reason: Reason::Drained }));
+    assert_eq!((bench.lease.epoch(), *bench.session.borrow()), (None, None));
+}

@@ -1,0 +1,212 @@
+//! A vocabulary for tests of whole clusters: start, kill, freeze, ask, connect, push, expect.
+//!
+//! Processes are the real program. Each cluster has loopback addresses of its own, so that tests run beside each other and
+//! a process that is started again finds its old address free.
+
+mod http;
+mod load;
+mod process;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+pub use http::{Answer, Http};
+pub use load::Load;
+pub use process::Process;
+pub use socket::Socket;
+
+/// Longest wait for anything that should happen soon. Generous, because test machines are slow and shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster.
+pub struct Cluster {
+    pub nodes: BTreeMap<u64, Process>,
+    pub gateways: BTreeMap<String, Process>,
+    pub http: Http,
+    network: String,
+    data: tempfile::TempDir,
+    founders: u64,
+}
+
+static CLUSTERS: AtomicU32 = AtomicU32::new(1);
+
+impl Cluster {
+    /// Starts so many directory nodes and gateways and waits until all take traffic.
+    pub async fn start(nodes: u64, gateways: u64) -> Self {
+        let mut cluster = Self::found(nodes);
+        for id in 1..=nodes {
+            cluster.start_node(id).await;
+        }
+        for i in 1..=gateways {
+            cluster.start_gateway(&format!("gw-{i}")).await;
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    /// A cluster of which nothing runs yet.
+    pub fn found(nodes: u64) -> Self {
+        let nth = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let network = format!("127.{}.{}", 1 + std::process::id() % 250, nth);
+        let data = tempfile::tempdir().unwrap();
+        Self {
+            nodes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            http: Http::default(),
+            network,
+            data,
+            founders: nodes,
+        }
+    }
+
+    pub async fn start_node(&mut self, id: u64) {
+        self.start_node_with(id, &[]).await;
+    }
+
+    /// Starts a node, with further flags.
+    pub async fn start_node_with(&mut self, id: u64, flags: &[&str]) {
+        let host = |id: u64| format!("{}.{id}", self.network);
+        let peers: Vec<String> = (1..=self.founders).map(|id| format!("{id}={}:7200", host(id))).collect();
+        let mut arguments: Vec<String> = ["directory", "--id"].map(str::to_owned).to_vec();
+        arguments.push(id.to_string());
+        arguments.extend(["--data-dir".to_owned(), self.data_dir(id).display().to_string()]);
+        arguments.extend(["--listen-api".to_owned(), format!("{}:7100", host(id))]);
+        arguments.extend(["--listen-peer".to_owned(), format!("{}:7200", host(id))]);
+        arguments.extend(["--peers".to_owned(), peers.join(",")]);
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let log = self.data.path().join(format!("node-{id}.log"));
+        let process = Process::start(&arguments, &log).await;
+        self.nodes.insert(id, process);
+    }
+
+    pub async fn start_gateway(&mut self, id: &str) {
+        self.start_gateway_with(id, &[]).await;
+    }
+
+    /// Starts a gateway, with further flags.
+    pub async fn start_gateway_with(&mut self, id: &str, flags: &[&str]) {
+        let nth: u32 = id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap();
+        let host = format!("{}.{}", self.network, 100 + nth);
+        let directory: Vec<String> = (1..=self.founders).map(|id| format!("{}.{id}:7200", self.network)).collect();
+        let mut arguments = vec!["gateway".to_owned(), "--id".to_owned(), id.to_owned()];
+        arguments.extend(["--directory".to_owned(), directory.join(",")]);
+        arguments.extend(["--listen-clients".to_owned(), format!("{host}:8000")]);
+        arguments.extend(["--listen-api".to_owned(), format!("{host}:8100")]);
+        arguments.extend(["--listen-peer".to_owned(), format!("{host}:8200")]);
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let log = self.data.path().join(format!("{id}.log"));
+        let process = Process::start(&arguments, &log).await;
+        self.gateways.insert(id.to_owned(), process);
+    }
+
+    pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
+        self.data.path().join(format!("node-{id}"))
+    }
+
+    /// Waits until every process that runs takes traffic.
+    pub async fn wait_ready(&self) {
+        for process in self.nodes.values().chain(self.gateways.values()).filter(|process| process.is_running()) {
+            let api = process.api();
+            eventually(&format!("{api} is ready"), async || {
+                let answer = self.http.try_get(&api, "/readyz").await?;
+                (answer.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Base addresses of the APIs of all processes that run, nodes and gateways.
+    pub fn apis(&self) -> Vec<String> {
+        let running = self.nodes.values().chain(self.gateways.values()).filter(|process| process.is_running());
+        running.map(Process::api).collect()
+    }
+
+    pub fn node(&self, id: u64) -> &Process {
+        &self.nodes[&id]
+    }
+
+    pub fn gateway(&self, id: &str) -> &Process {
+        &self.gateways[id]
+    }
+
+    /// The node that leads, as soon as the nodes that run agree on one.
+    pub async fn leader(&self) -> u64 {
+        let running: Vec<_> = self.nodes.iter().filter(|(_, process)| process.is_running()).collect();
+        eventually("the nodes agree on a leader", async || {
+            let mut leaders = Vec::new();
+            for (_, process) in &running {
+                leaders.push(self.http.try_get(&process.api(), "/v1/cluster").await?.body["leader"].as_u64()?);
+            }
+            leaders.dedup();
+            let runs = running.iter().any(|(id, _)| **id == leaders[0]);
+            (leaders.len() == 1 && runs).then_some(leaders[0])
+        })
+        .await
+    }
+
+    /// A node that does not lead.
+    pub async fn follower(&self) -> u64 {
+        let leader = self.leader().await;
+        let mut running = self.nodes.iter().filter(|(_, process)| process.is_running());
+        *running.find(|(id, _)| **id != leader).unwrap().0
+    }
+
+    /// Connects a client and waits for its welcome.
+    pub async fn connect(&self, gateway: &str, user: &str) -> Socket {
+        let mut socket = Socket::open(self.gateway(gateway), &format!("/ws?user={user}&device=web")).await;
+        socket.welcome().await;
+        socket
+    }
+
+    /// Fails unless every API that runs knows all of them.
+    pub async fn assert_all_online(&self, users: &[String]) {
+        for api in self.apis() {
+            for chunk in users.chunks(5000) {
+                let found = self.http.post(&api, "/v1/users:lookup", serde_json::json!({ "users": chunk })).await.body;
+                for user in chunk {
+                    assert_eq!(found["users"][user]["online"], true, "{user} was acknowledged; {api} does not know it");
+                }
+            }
+        }
+    }
+
+    /// What one API says about a user.
+    pub async fn user(&self, api: &str, user: &str) -> Value {
+        let answer = self.http.get(api, &format!("/v1/users/{user}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+}
+
+/// Waits until `look` finds something.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, async || look().await).await
+}
+
+/// Waits at most so long until `look` finds something.
+pub async fn within<T>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let give_up = Instant::now() + limit;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < give_up, "in vain waited {limit:?} until: {what}");
+        pause().await;
+    }
+}
+
+/// The one pause of these tests: between two looks at a condition.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(15)).await;
+}
+
+/// Fails the test when something takes longer than it ever should.
+pub async fn in_time<T>(what: &str, done: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| panic!("in vain waited {PATIENCE:?} for {what}"))
+}

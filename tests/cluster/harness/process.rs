@@ -1,0 +1,118 @@
+//! One process of the program.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::eventually;
+
+/// A process. It is killed when the test ends.
+pub struct Process {
+    child: Child,
+    ready: Value,
+    arguments: Vec<String>,
+    log: PathBuf,
+    dead: bool,
+}
+
+impl Process {
+    /// Starts the program and waits for its line on stdout.
+    pub async fn start(arguments: &[String], log: &Path) -> Self {
+        let stderr = File::options().create(true).append(true).open(log).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_switchboard"))
+            .args(arguments)
+            .env_remove("SWITCHBOARD_CONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            line
+        });
+        let line = line.await.unwrap();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|_| {
+            panic!("{arguments:?} did not become ready: {line:?}\n{}", std::fs::read_to_string(log).unwrap())
+        });
+        Self { child, ready, arguments: arguments.to_vec(), log: log.to_owned(), dead: false }
+    }
+
+    /// Starts it again with the same arguments, after it ended.
+    pub async fn restart(&mut self) {
+        assert!(!self.is_running(), "it is still running");
+        *self = Self::start(&self.arguments.clone(), &self.log.clone()).await;
+    }
+
+    pub fn is_running(&self) -> bool {
+        !self.dead
+    }
+
+    /// `http://host:port` of its API.
+    pub fn api(&self) -> String {
+        format!("http://{}", self.address("api"))
+    }
+
+    /// One of the addresses that it told.
+    pub fn address(&self, which: &str) -> &str {
+        self.ready[which].as_str().unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.dead = true;
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits for it to end by itself; the exit code.
+    pub async fn ended(&mut self) -> i32 {
+        let code = eventually("the process ends", async || self.child.try_wait().unwrap()).await;
+        self.dead = true;
+        code.code().unwrap_or(-1)
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL ends a frozen process, too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- {} ---\n{}", self.log.display(), lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Whole clusters of real processes, through public interfaces only.
+
+#![expect(unreachable_pub, reason = "a test exports nothing; pub says what the harness offers")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the verdict")]
+
+mod chaos;
+mod clients;
+mod everyday;
+mod failures;
+mod harness;
+mod services;
