@@ -25,6 +25,11 @@ pub fn nonce() -> String {
     RNG.with_borrow_mut(|rng| (0..16).map(|_| rng.alphanumeric()).collect())
 }
 
+/// Any number.
+pub fn number() -> u64 {
+    RNG.with_borrow_mut(|rng| rng.u64(..))
+}
+
 /// A number below `end`; 0 if `end` is 0.
 pub fn below(end: u64) -> u64 {
     if end == 0 { 0 } else { RNG.with_borrow_mut(|rng| rng.u64(0..end)) }

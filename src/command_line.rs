@@ -150,3 +150,49 @@ async fn check(args: CheckArgs, of_file: &[String], file: Option<&PathBuf>) -> R
     check_together(&leases, &elections)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn apply(text: &str) -> Result<(clap::Command, Vec<String>), String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        apply_file(CommandLine::command(), file.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_file_gives_defaults_and_flags_beat_them() {
+        let text = "log-format = 'json'\n[client]\napi = ['http://a', 'http://b']\n[gateway]\nid = 'gw-1'\nlisten_api = 'x:1'\n\
+                    listen-peer = 'x:2'\nlisten-clients = 'x:3'\ndirectory = ['d:1', 'd:2']\ninsecure = true";
+        let (command, roles) = apply(text).unwrap();
+        assert_eq!(roles, ["gateway"]);
+        let matches = command.clone().try_get_matches_from(["switchboard", "gateway", "--id", "gw-2"]).unwrap();
+        let (_, gateway) = matches.subcommand().unwrap();
+        assert_eq!(gateway.get_one::<String>("id").unwrap(), "gw-2");
+        assert_eq!(gateway.get_many::<String>("directory").unwrap().collect::<Vec<_>>(), ["d:1", "d:2"]);
+        assert!(gateway.get_flag("insecure"));
+        let matches = command.try_get_matches_from(["switchboard", "gateways", "list"]).unwrap();
+        let list = matches.subcommand().unwrap().1.subcommand().unwrap().1;
+        assert_eq!(list.get_many::<String>("api").unwrap().collect::<Vec<_>>(), ["http://a", "http://b"]);
+    }
+
+    #[test]
+    fn what_is_no_setting_is_named() {
+        for (text, why) in [
+            ("[gatway]", "[gatway]"),
+            ("[gateway]\nidd = 'x'", "--idd"),
+            ("[gateway]\ninsecure = 7.5", "insecure can't be 7.5"),
+            ("colour = 'red'", "--colour"),
+            ("[client]\nlease = '3s'", "--lease"),
+            ("[gateway", "not TOML"),
+        ] {
+            let refused = apply(text).unwrap_err();
+            assert!(refused.contains(why), "{text}: {refused}");
+        }
+    }
+}

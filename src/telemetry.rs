@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -27,13 +27,83 @@ const COUNTS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 
 /// How often histograms are condensed when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// What is logged when nobody asks for more: our own words, and only the warnings of the log engine and the consensus.
-const QUIET: &str = "info,openraft=warn,raft_log=warn,chunked_wal=warn";
+/// What is logged when nobody asks for more: our own words. What the consensus engine warns of is told by `raft/` in words
+/// of its own, and repeats itself while a node is away.
+const QUIET: &str = "info,openraft=error,raft_log=warn,chunked_wal=warn";
 
 /// The label that tells the roles of one process apart.
 const PROCESS_LABEL: &str = "process";
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// What every metric of ours tells.
+const METRICS_HELP: [(Kind, &str, &str); 44] = {
+    use Kind::{Counter, Gauge, Histogram};
+    [
+        (Gauge, "switchboard_build_info", "Always 1; the labels say what runs."),
+        (Counter, "switchboard_http_requests_total", "HTTP requests by route and status."),
+        (Histogram, "switchboard_http_request_duration_seconds", "Time to answer HTTP requests."),
+        (Gauge, "switchboard_raft_is_leader", "1 on the node that leads."),
+        (Gauge, "switchboard_raft_term", "Term of the group, as this node knows it."),
+        (Gauge, "switchboard_raft_commit_index", "Log index up to which entries are known to be committed."),
+        (Gauge, "switchboard_raft_applied_index", "Log index up to which the directory has applied: its revision."),
+        (Gauge, "switchboard_raft_log_bytes", "Bytes of the log on disk."),
+        (Counter, "switchboard_raft_leader_changes_total", "Times that another leader, or none, became known."),
+        (Counter, "switchboard_raft_snapshots_installed_total", "Snapshots received from a leader and installed."),
+        (Histogram, "switchboard_raft_proposal_duration_seconds", "Time from proposing a log entry to its outcome."),
+        (Histogram, "switchboard_raft_batch_commands", "Commands that share one log entry."),
+        (Histogram, "switchboard_raft_fsync_duration_seconds", "Time to write and flush the log."),
+        (Histogram, "switchboard_raft_snapshot_duration_seconds", "Time to write a snapshot."),
+        (Gauge, "switchboard_entries", "Live connections in the directory."),
+        (Gauge, "switchboard_users_online", "Users with a live connection."),
+        (Gauge, "switchboard_sessions", "Live sessions of gateways."),
+        (Gauge, "switchboard_state_bytes", "Memory of the directory's state, estimated."),
+        (Counter, "switchboard_ops_total", "Operations that this node proposed, by kind and result."),
+        (Counter, "switchboard_takeovers_total", "Exclusive connections that changed hands."),
+        (
+            Counter,
+            "switchboard_session_expirations_total",
+            "Sessions that this node ended because their lease ran out.",
+        ),
+        (Histogram, "switchboard_lease_expiry_lag_seconds", "Time from the end of a lease to its decision."),
+        (Counter, "switchboard_lease_renewals_total", "Renewals that this node acknowledged."),
+        (Gauge, "switchboard_watchers", "Watches that this node serves."),
+        (
+            Histogram,
+            "switchboard_watch_lag_revisions",
+            "Revisions by which a watcher was behind when it was sent more.",
+        ),
+        (Gauge, "switchboard_gateway_connections", "Client sockets of this gateway."),
+        (Counter, "switchboard_gateway_connects_total", "Clients that arrived, by result."),
+        (Counter, "switchboard_gateway_disconnects_total", "Clients that went, by close code."),
+        (Histogram, "switchboard_gateway_connect_duration_seconds", "Time from the upgrade to the welcome."),
+        (Gauge, "switchboard_gateway_send_queue_bytes", "Bytes that wait for client sockets."),
+        (Counter, "switchboard_gateway_slow_consumers_total", "Clients that were closed because they did not read."),
+        (
+            Gauge,
+            "switchboard_gateway_lease_remaining_seconds",
+            "What is left of this gateway's lease by its own clock.",
+        ),
+        (Counter, "switchboard_gateway_self_fenced_total", "Times that this gateway's lease ran out by its own clock."),
+        (Counter, "switchboard_cache_lookups_total", "Look-ups in the replica, by result."),
+        (Gauge, "switchboard_cache_staleness_seconds", "How old the replica may be."),
+        (Counter, "switchboard_push_requests_total", "Pushes by route and outcome."),
+        (Counter, "switchboard_push_targets_total", "Targets of pushes by status."),
+        (Histogram, "switchboard_push_duration_seconds", "Time to answer pushes."),
+        (Counter, "switchboard_push_reresolve_total", "Pushes whose targets were resolved again, by reason."),
+        (Counter, "switchboard_process_cpu_seconds_total", "Processor time of the process."),
+        (Gauge, "switchboard_process_open_fds", "Open files and sockets of the process."),
+        (Gauge, "switchboard_process_max_fds", "Files and sockets that the process may open."),
+        (Gauge, "switchboard_process_resident_memory_bytes", "Resident memory of the process."),
+        (Gauge, "switchboard_process_start_time_seconds", "Start of the process, seconds since 1970."),
+    ]
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,15 +143,14 @@ pub fn install_metrics() {
             .install_recorder()
             .expect("no other recorder is installed");
         metrics_process::Collector::default().describe();
-        metrics_process::Collector::new("switchboard_").describe();
-        describe_gauge!("switchboard_build_info", "Always 1; the labels say what runs.");
+        for (kind, name, help) in METRICS_HELP {
+            match kind {
+                Kind::Counter => describe_counter!(name, help),
+                Kind::Gauge => describe_gauge!(name, help),
+                Kind::Histogram => describe_histogram!(name, help),
+            }
+        }
         gauge!("switchboard_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        describe_counter!("switchboard_http_requests_total", "HTTP requests by route and status.");
-        describe_histogram!(
-            "switchboard_http_request_duration_seconds",
-            Unit::Seconds,
-            "Time to answer HTTP requests."
-        );
         handle
     });
 }

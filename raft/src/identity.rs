@@ -38,9 +38,10 @@ pub(crate) enum IdentityError {
 }
 
 impl Identity {
-    /// Draws an identity for a new data directory.
+    /// The identity of a new data directory.
     pub(crate) fn draw(settings: &Settings) -> Identity {
-        Identity { cluster: settings.cluster.clone(), id: settings.id, nonce: random() }
+        // 0 stands for "unknown" on the wire.
+        Identity { cluster: settings.cluster.clone(), id: settings.id, nonce: settings.nonce.max(1) }
     }
 
     /// Reads the identity of a data directory; `None` if it has none yet.
@@ -98,16 +99,5 @@ impl Identity {
             found: name(self.id, &self.cluster),
             expected: name(settings.id, &settings.cluster),
         })
-    }
-}
-
-/// A number that no two data directories share. 0 stands for "unknown" on the wire and is not drawn.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    loop {
-        let drawn = RandomState::new().hash_one(std::process::id());
-        if drawn != 0 {
-            return drawn;
-        }
     }
 }

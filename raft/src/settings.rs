@@ -40,6 +40,9 @@ pub struct Settings {
     pub id: NodeId,
     /// The cluster's name. Members of another cluster are refused by it.
     pub cluster: String,
+    /// A random number: the name of the data directory, should it be new. No two directories may ever share one, so it is
+    /// drawn anew for every start; an existing directory keeps its own.
+    pub nonce: u64,
     /// Where log, snapshots and identity live; created if missing. One directory belongs to one id for ever.
     pub data_dir: PathBuf,
     /// The members that found the cluster, this one included. Empty with `join`. Without meaning once founded.
@@ -61,9 +64,10 @@ pub struct Settings {
 
 impl Settings {
     /// Settings with every default; the caller fills in who and where.
-    pub fn new(id: NodeId, cluster: impl Into<String>, data_dir: impl Into<PathBuf>) -> Settings {
+    pub fn new(id: NodeId, cluster: impl Into<String>, data_dir: impl Into<PathBuf>, nonce: u64) -> Settings {
         Settings {
             id,
+            nonce,
             cluster: cluster.into(),
             data_dir: data_dir.into(),
             founders: BTreeMap::new(),

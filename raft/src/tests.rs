@@ -63,7 +63,7 @@ async fn three() -> (TempDir, BTreeMap<NodeId, Raft>) {
     let addresses = |id: NodeId| Addresses { peer: id.to_string(), api: String::new() };
     let mut nodes = BTreeMap::new();
     for id in 1..=3 {
-        let mut settings = Settings::new(id, "test", dir.path().join(id.to_string()));
+        let mut settings = Settings::new(id, "test", dir.path().join(id.to_string()), id);
         settings.founders = (1..=3).map(|id| (id, addresses(id))).collect();
         let raft = Raft::start(settings, Arc::new(Last::default()), switch.clone()).await.unwrap();
         switch.0.lock().unwrap().insert(id.to_string(), raft.clone());

@@ -35,9 +35,7 @@ pub struct DirectoryArgs {
         value_name = "N=HOST:PORT,…",
         env = "SWITCHBOARD_PEERS",
         value_delimiter = ',',
-        value_parser = member,
-        required_unless_present = "join",
-        conflicts_with = "join"
+        value_parser = member
     )]
     pub peers: Vec<(u64, String)>,
 
@@ -90,6 +88,11 @@ impl DirectoryArgs {
         }
         if self.id == 0 {
             return refuse(String::from("--id is 1 or more"));
+        }
+        if self.join != self.peers.is_empty() {
+            return refuse(String::from(
+                "give either --peers, the founding members with this one among them, or --join, to be added to a group",
+            ));
         }
         let peers: BTreeMap<u64, String> = self.peers.iter().cloned().collect();
         if peers.len() != self.peers.len() {

@@ -35,11 +35,12 @@ pub enum FileError {
     },
 }
 
-/// Makes the values of the file the defaults of the flags of the roles: `[directory]`, `[gateway]`, `[dev]`. Returns the
+/// Makes the values of the file the defaults of flags: `[directory]`, `[gateway]` and `[dev]` those of the roles, `[client]`
+/// those of the verbs that speak to a running cluster, and what stands above all tables those of every verb. Returns the
 /// roles that the file has a table for.
 ///
 /// # Errors
-/// When the file can't be read, or has a table or a key that is no role or flag.
+/// When the file can't be read, or has a table or a key that is nothing of the kind.
 pub fn apply_file(mut command: Command, path: &Path) -> Result<(Command, Vec<String>), FileError> {
     let read = |error| FileError::Read { path: path.to_owned(), error };
     let text = std::fs::read_to_string(path).map_err(read)?;
@@ -47,19 +48,31 @@ pub fn apply_file(mut command: Command, path: &Path) -> Result<(Command, Vec<Str
     let file: Table = text.parse().map_err(syntax)?;
     let wrong = |why| FileError::Setting { path: path.to_owned(), why };
     let mut roles = Vec::new();
-    for (role, settings) in &file {
-        let (true, Value::Table(settings)) = (ROLES.contains(&role.as_str()), settings) else {
-            return Err(wrong(format!("`{role}` is no table of a role; there are [{}]", ROLES.join("], ["))));
-        };
-        let known = command.find_subcommand(role).expect("every role is a verb");
-        let defaults = defaults(known, role, settings).map_err(wrong)?;
-        command = command.mut_subcommand(role, |mut verb| {
-            for (id, value) in defaults {
-                verb = verb.mut_arg(id, |arg| arg.default_value(value).required(false));
+    for (name, value) in &file {
+        match value {
+            Value::Table(settings) if ROLES.contains(&name.as_str()) => {
+                let defaults = defaults(&command, &[name], settings).map_err(wrong)?;
+                command = command.mut_subcommand(name, |verb| with_defaults(verb, &defaults));
+                roles.push(name.clone());
             }
-            verb
-        });
-        roles.push(role.clone());
+            Value::Table(settings) if name == CLIENT => {
+                let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+                let verbs: Vec<&String> = verbs.iter().filter(|verb| !ROLES.contains(&verb.as_str())).collect();
+                let defaults = defaults(&command, &verbs, settings).map_err(wrong)?;
+                for verb in verbs {
+                    command = command.mut_subcommand(verb, |verb| with_defaults(verb, &defaults));
+                }
+            }
+            Value::Table(_) => {
+                let roles = ROLES.join("], [");
+                return Err(wrong(format!("there is no table [{name}]; there are [{roles}] and [{CLIENT}]")));
+            }
+            value => {
+                let setting = Table::from_iter([(name.clone(), value.clone())]);
+                let defaults = defaults(&command, &[], &setting).map_err(wrong)?;
+                command = with_defaults(command, &defaults);
+            }
+        }
     }
     Ok((command, roles))
 }
@@ -67,18 +80,46 @@ pub fn apply_file(mut command: Command, path: &Path) -> Result<(Command, Vec<Str
 /// The verbs that run something.
 const ROLES: [&str; 3] = ["directory", "gateway", "dev"];
 
-/// The flags that a table sets, by their ids.
-fn defaults(verb: &Command, role: &str, settings: &Table) -> Result<Vec<(String, String)>, String> {
+/// The table of all verbs that speak to a running cluster.
+const CLIENT: &str = "client";
+
+/// The flags that a table sets, as `(flag, value)`; each has to be known to one of the verbs, or without any to all.
+fn defaults(command: &Command, verbs: &[&String], settings: &Table) -> Result<Vec<(String, String)>, String> {
     let mut defaults = Vec::new();
     for (key, value) in settings {
         let flag = key.replace('_', "-");
-        let Some(arg) = verb.get_arguments().find(|arg| arg.get_long() == Some(&flag)) else {
-            return Err(format!("[{role}] has a key `{key}`, but there is no flag --{flag}"));
+        let known = if verbs.is_empty() {
+            find(command, &flag, false)
+        } else {
+            verbs.iter().filter_map(|verb| command.find_subcommand(verb)).find_map(|verb| find(verb, &flag, true))
         };
-        let text = text_of(arg, value).ok_or_else(|| format!("[{role}] {key} can't be {value}"))?;
-        defaults.push((arg.get_id().to_string(), text));
+        let Some(arg) = known else {
+            return Err(format!("it has a key `{key}`, but there is no flag --{flag} where it stands"));
+        };
+        defaults.push((flag, text_of(arg, value).ok_or_else(|| format!("{key} can't be {value}"))?));
     }
     Ok(defaults)
+}
+
+/// The flag of a verb or, if `below`, of one of its own verbs.
+fn find<'a>(verb: &'a Command, flag: &str, below: bool) -> Option<&'a Arg> {
+    let own = verb.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    own.or_else(|| verb.get_subcommands().filter(|_| below).find_map(|verb| find(verb, flag, true)))
+}
+
+/// The verb, and all verbs below it, with other defaults where they have these flags.
+fn with_defaults(mut verb: Command, defaults: &[(String, String)]) -> Command {
+    for (flag, value) in defaults {
+        let id = find(&verb, flag, false).map(|arg| arg.get_id().clone());
+        if let Some(id) = id {
+            verb = verb.mut_arg(id, |arg| arg.default_value(value.clone()).required(false));
+        }
+    }
+    let below: Vec<String> = verb.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    for name in below {
+        verb = verb.mut_subcommand(name, |verb| with_defaults(verb, defaults));
+    }
+    verb
 }
 
 /// A value as it would stand behind the flag: lists with commas, and a table of members as `1=A,2=A`.

@@ -135,6 +135,11 @@ fn advertised(settings: &Settings, clients: SocketAddr, api: SocketAddr, peer: S
     }
 }
 
+/// The session that is asked for; its keeper counts the attempts.
+fn asked_for(settings: &Settings, nonce: Arc<str>, addresses: GatewayAddresses) -> OpenSession {
+    OpenSession { gateway: settings.id.as_str().into(), nonce, attempt: 0, lease_ms: settings.lease_ms(), addresses }
+}
+
 /// Everything that a gateway is made of, and the tasks of it, ended in the order of the fields of [`Ends`].
 struct Parts {
     hub: Arc<Hub>,
@@ -182,13 +187,7 @@ impl Parts {
             lease: Arc::clone(&lease),
             table: Arc::clone(&table),
             meters: meters.clone(),
-            open: OpenSession {
-                gateway: settings.id.as_str().into(),
-                nonce: Arc::clone(&nonce),
-                attempt: 0,
-                lease_ms: settings.lease_ms(),
-                addresses,
-            },
+            open: asked_for(&settings, Arc::clone(&nonce), addresses),
             taken_wait: settings.taken_wait,
             lost_grace: settings.lease_lost_grace,
             session,

@@ -7,13 +7,16 @@ use metrics::{counter, gauge, histogram};
 use switchboard_raft::{Counters, DURATION_BOUNDS, Durations, Raft, Role};
 
 use super::replicated::Replicated;
+use super::watch_hub::WatchHub;
 
 /// How often they are looked up.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps the figures up to date.
-pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, process: Arc<str>) {
+/// Keeps the figures up to date, and lets go of what nobody needs any more.
+pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, hub: Arc<WatchHub>, process: Arc<str>) {
     let mut before = Counters::default();
+    // Nothing is exclusive yet, so nothing changes hands; dashboards find the name all the same.
+    counter!("switchboard_takeovers_total", "process" => Arc::clone(&process)).absolute(0);
     loop {
         let status = raft.status();
         let set = |name: &'static str, value: f64| gauge!(name, "process" => Arc::clone(&process)).set(value);
@@ -38,6 +41,7 @@ pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, process: Arc<str>) 
         record("switchboard_raft_fsync_duration_seconds", &before.fsyncs, &now.fsyncs, &process);
         record("switchboard_raft_snapshot_duration_seconds", &before.snapshots_built, &now.snapshots_built, &process);
         before = now;
+        hub.let_go();
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -1,11 +1,12 @@
 //! A directory node: a member of the Raft group that holds the authoritative map.
 //!
-//! - [`replicated`]: the directory behind the log
-//! - [`proposals`]: many gateways' commands share log entries
-//! - [`leases`], [`expiry`]: deadlines in the leader's memory, endings in the log
-//! - [`watch_hub`], [`watch`], [`feed`]: what changed, for replicas and for people
-//! - [`requests`], [`streams`]: what gateways ask, and the peer listener
-//! - [`view`], [`backend`]: what the HTTP surface stands on
+//! - `replicated`: the directory behind the log
+//! - `proposals`: many gateways' commands share log entries
+//! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
+//! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
+//! - `requests`, `streams`: what gateways ask, and the peer listener
+//! - `view`, `backend`: what the HTTP surface stands on
+//! - `parts`: how all of them are put together
 //!
 //! Invariants: what is acknowledged is committed (`proposals` answers after apply); no clock reaches the state machine; a
 //! session ends by the log only; a watch never skips.
@@ -16,6 +17,7 @@ mod feed;
 mod gauges;
 mod leases;
 mod meters;
+mod parts;
 mod proposals;
 mod replicated;
 mod requests;
@@ -29,38 +31,17 @@ mod watch_hub;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use switchboard_raft as raft;
 use switchboard_raft::Raft;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use settings::{SNAPSHOT_EVERY, Settings};
 
-use crate::api::{self, ApiLimits};
-use crate::net::{self, Listener, http};
-use crate::peer::Identity;
-use crate::push::{Links, Router};
-use crate::wire::http::Info;
-use crate::wire::peer::{Hello, Purpose};
-use crate::{chance, client, telemetry};
-use backend::{NoSockets, NodeBackend};
-use expiry::Expiry;
-use leases::Leases;
-use proposals::Proposals;
-use replicated::Replicated;
-use requests::Requests;
-use streams::Streams;
-use view::NodeView;
-use watch::Watches;
-use watch_hub::WatchHub;
-
-/// Added to two elections before a node that can't confirm a read ends its watches.
-const CONFIRM_MARGIN: Duration = Duration::from_millis(800);
+use crate::net::Listener;
+use parts::Parts;
 
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
@@ -109,85 +90,10 @@ impl Node {
         peer: Listener,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        let started = Instant::now();
-        let process = telemetry::process_name("directory", &settings.id.to_string());
-        let hub = Arc::new(WatchHub::default());
-        let state = Arc::new(Replicated::new(Arc::clone(&hub), &process));
         let (api_address, peer_address) = (api.address(), peer.address());
-        let raft_settings = settings.raft(api_address, peer_address);
-        let others = raft_settings.founders.values().map(|founder| founder.peer.clone()).collect();
-        let raft = Raft::start(raft_settings, Arc::clone(&state) as _, Arc::new(RaftConnector)).await?;
-
-        let id = settings.id.to_string();
-        let name = format!("node {id}");
-        let identity =
-            Identity { cluster: settings.cluster.clone(), name: name.clone(), nonce: chance::nonce().into() };
-        let (proposals, proposals_queue) = Proposals::new();
-        let (leases, renewals) = Leases::new();
-        let hello = Hello { cluster: settings.cluster.clone(), from: name.clone(), purpose: Purpose::Identify };
-        let requests = Requests {
-            raft: raft.clone(),
-            proposals: proposals.clone(),
-            leases: leases.clone(),
-            election_max: settings.election.1,
-            hello: Arc::new(hello),
-        };
-        let confirm_within = settings.election.1 * 2 + CONFIRM_MARGIN;
-        let watches = Watches {
-            raft: raft.clone(),
-            state: Arc::clone(&state),
-            hub: Arc::clone(&hub),
-            confirm_within,
-            process: Arc::clone(&process),
-        };
-        let view = Arc::new(NodeView::new(raft.clone(), Arc::clone(&state)));
-        let backend = NodeBackend {
-            view: Arc::clone(&view),
-            requests: requests.clone(),
-            others: client::Directory::new(client::Settings {
-                cluster: settings.cluster.clone(),
-                name: name.clone(),
-                nodes: others,
-            }),
-            router: Router::new(
-                Arc::clone(&view),
-                Arc::new(NoSockets),
-                Links::new(&settings.cluster, &name),
-                http::Client::new(),
-                Arc::clone(&process),
-            ),
-            hub: Arc::clone(&hub),
-            confirm_within,
-            info: Info {
-                role: "directory".to_owned(),
-                id,
-                cluster: settings.cluster.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                nonce: identity.nonce.to_string(),
-                uptime_ms: 0,
-            },
-            started,
-        };
-        let expiry = Expiry {
-            raft: raft.clone(),
-            state: Arc::clone(&state),
-            leases: leases.clone(),
-            proposals,
-            process: Arc::clone(&process),
-        };
-
-        let mut tasks = JoinSet::new();
-        tasks.spawn(proposals::run(raft.clone(), proposals_queue, Arc::clone(&process)));
-        tasks.spawn(leases::acknowledge(raft.clone(), Arc::clone(&state), leases, renewals, Arc::clone(&process)));
-        tasks.spawn(expiry.clone().run());
-        tasks.spawn(expiry.clone().beat());
-        tasks.spawn(expiry.reclaim());
-        tasks.spawn(view.keep_confirming());
-        tasks.spawn(gauges::keep(raft.clone(), state, process));
-        let streams = Streams { raft: raft.clone(), identity: Arc::new(identity), requests, watches };
-        tasks.spawn(streams.serve(peer, stop.clone()));
-        let router = api::router(Arc::new(backend), ApiLimits::default());
-        tasks.spawn(http::serve(api, router, http::ServeLimits::default(), stop.clone()));
+        let (parts, queues) = Parts::open(settings, api_address, peer_address).await?;
+        let raft = parts.raft.clone();
+        let tasks = parts.run(queues, api, peer, &stop);
         Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop })
     }
 
@@ -214,14 +120,5 @@ impl Node {
     /// What the log knows of itself and the group.
     pub fn status(&self) -> raft::Status {
         self.raft.status()
-    }
-}
-
-/// Opens streams to other nodes, past their listener's fork.
-struct RaftConnector;
-
-impl raft::Connect for RaftConnector {
-    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn raft::Stream>>> {
-        Box::pin(async move { Ok(Box::new(net::connect(address).await?) as Box<dyn raft::Stream>) })
     }
 }

@@ -9,6 +9,7 @@ use switchboard_raft::{MemberRole, MemberState, Raft, Role};
 
 use super::leases::Leases;
 use super::proposals::{Pending, Proposals};
+use crate::client::Directory;
 use crate::directory::limits::BATCH_OPS_MAX;
 use crate::directory::{Command, Epoch, GatewayAddresses, OpenRefused, OpenSession, Outcome, Reason};
 use crate::lease;
@@ -19,6 +20,9 @@ use crate::wire::peer::{Answer, Failure, Hello, Purpose, RequestBody};
 /// Longest wait for a gateway to say who it is.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Longest wait for the leader to complete what a node tells of the group.
+const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Attempts to open a session while an incumbent is in the way: one, one after it was ended, one for a race.
 const OPEN_ATTEMPTS: usize = 3;
 
@@ -28,6 +32,8 @@ pub(super) struct Requests {
     pub(super) raft: Raft,
     pub(super) proposals: Proposals,
     pub(super) leases: Leases,
+    /// The other nodes, the leader among them.
+    pub(super) others: Directory,
     pub(super) election_max: Duration,
     pub(super) hello: Arc<Hello>,
 }
@@ -63,7 +69,8 @@ impl Requests {
             Begun::Rest(RequestBody::EndSession { epoch, reason }) => self.end(epoch, reason).await,
             Begun::Rest(RequestBody::Renew { epoch, handled: _ }) => self.leases.renew(epoch).await,
             Begun::Rest(RequestBody::Leases) => self.leases.remaining().map(Answer::Leases),
-            Begun::Rest(RequestBody::Cluster) => Ok(Answer::Cluster(self.cluster())),
+            Begun::Rest(RequestBody::Cluster) => Ok(Answer::Cluster(self.cluster_as_led().await)),
+            Begun::Rest(RequestBody::Members) => self.members(),
             Begun::Rest(RequestBody::Batch(_)) => unreachable!("a batch is begun as one"),
         };
         result.map_err(|failure| self.point_to_leader(failure))
@@ -109,6 +116,35 @@ impl Requests {
         match self.proposals.propose(Command::EndSession { epoch, reason }).await? {
             (_, Outcome::Ended(existed)) => Ok(Answer::Ended { existed }),
             (_, other) => unreachable!("ending a session has an outcome of its own, not {other:?}"),
+        }
+    }
+
+    /// The group as this node sees it, completed by what only the leader knows: who answers, and how far their logs are.
+    async fn cluster_as_led(&self) -> Cluster {
+        let mut cluster = self.cluster();
+        if cluster.leader == cluster.node {
+            return cluster;
+        }
+        if let Ok(Answer::Cluster(led)) = self.others.ask(RequestBody::Members, MEMBERS_TIMEOUT).await
+            && led.term >= cluster.term
+        {
+            let own = cluster.node;
+            for member in cluster.members.iter_mut().filter(|member| Some(member.id) != own) {
+                if let Some(known) = led.members.iter().find(|known| known.id == member.id) {
+                    *member = known.clone();
+                }
+            }
+        }
+        cluster
+    }
+
+    /// The group as its leader sees it.
+    fn members(&self) -> Result<Answer, Failure> {
+        let cluster = self.cluster();
+        if cluster.leader == cluster.node {
+            Ok(Answer::Cluster(cluster))
+        } else {
+            Err(Failure::NotLeader { leader: None })
         }
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use switchboard_raft as raft;
 
+use crate::chance;
+
 /// How a directory node runs. Checked by `config.rs` and, where the log is concerned, by `raft/`.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -65,7 +67,7 @@ impl Settings {
                 entries_kept_after_snapshot: self.snapshot_every / 4,
                 ..raft::Limits::default()
             },
-            ..raft::Settings::new(self.id, self.cluster.clone(), self.data_dir.clone())
+            ..raft::Settings::new(self.id, self.cluster.clone(), self.data_dir.clone(), chance::number())
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::client::{Directory, Settings as ClientSettings};
 use crate::directory::{Batch, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use metrics::Histogram;
 use switchboard_raft::Raft;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -57,6 +58,7 @@ struct Watcher<'a> {
     cursor: Revision,
     position: watch::Receiver<Position>,
     restarts: u64,
+    lag: Histogram,
 }
 
 impl Watches {
@@ -75,7 +77,8 @@ impl Watches {
             WatchFrom::Snapshot => 0,
             WatchFrom::After(revision) => revision,
         };
-        let mut watcher = Watcher { of: self, writer, cursor, position, restarts };
+        let lag = metrics::histogram!("switchboard_watch_lag_revisions", "process" => Arc::clone(&self.process));
+        let mut watcher = Watcher { of: self, writer, cursor, position, restarts, lag };
         let result = async {
             if start == WatchFrom::Snapshot {
                 watcher.send_snapshot().await?;
@@ -178,6 +181,7 @@ impl Watcher<'_> {
             if self.cursor >= applied {
                 return Ok(None);
             }
+            self.lag.record((applied - self.cursor) as f64);
             let changes = match self.of.hub.after(self.cursor, GATHER) {
                 Ok(changes) => changes,
                 Err(Compacted { floor }) => {

@@ -53,6 +53,8 @@ impl Change {
 pub(super) struct WatchHub {
     held: Mutex<Held>,
     applied: watch::Sender<Position>,
+    /// Dropped changes that hold a frozen state: letting go of one takes milliseconds, which applying must not wait for.
+    dropped: Mutex<Vec<Arc<Change>>>,
     events_max: usize,
     bytes_max: usize,
 }
@@ -90,7 +92,8 @@ impl Default for WatchHub {
 
 impl WatchHub {
     pub(super) fn with_limits(events_max: usize, bytes_max: usize) -> Self {
-        Self { held: Mutex::default(), applied: watch::Sender::default(), events_max, bytes_max }
+        let (held, applied, dropped) = (Mutex::default(), watch::Sender::default(), Mutex::default());
+        Self { held, applied, dropped, events_max, bytes_max }
     }
 
     /// Holds the changes of a revision and wakes the watchers.
@@ -107,6 +110,9 @@ impl WatchHub {
                 held.floor = dropped.revision;
                 held.events -= dropped.events.len();
                 held.bytes -= dropped.bytes();
+                if !dropped.ends.is_empty() {
+                    self.dropped().push(dropped);
+                }
             }
         }
         self.advance(revision);
@@ -143,6 +149,16 @@ impl WatchHub {
     /// Watches may begin after this revision, or after a later one.
     pub(super) fn floor(&self) -> Revision {
         self.held().floor
+    }
+
+    /// Lets go of what was dropped. To be called now and then, from anywhere but where entries are applied.
+    pub(super) fn let_go(&self) {
+        let dropped = std::mem::take(&mut *self.dropped());
+        drop(dropped);
+    }
+
+    fn dropped(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Change>>> {
+        self.dropped.lock().expect("no code panics while holding this lock")
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {

@@ -2,7 +2,7 @@
 //!
 //! - [`Router`] resolves the target, sends one message per gateway and follows the resolve rule
 //! - [`Links`] are the long-lived, multiplexed connections to gateways
-//! - [`deliver_url`] reaches gateways of one's own by HTTP
+//! - `deliver_url` reaches gateways of one's own by HTTP
 
 mod deliver_url;
 mod links;

@@ -200,7 +200,7 @@ impl Addresses {
         if let (Some(first), Some(last)) = (self.gateways.first(), self.gateways.last()) {
             let clients = first.clients.as_deref().unwrap_or_default();
             println!("\nTry, each in a terminal of its own:");
-            println!("  websocat 'ws://{clients}/ws?user=alice'");
+            println!("  websocat --ping-interval 20 'ws://{clients}/ws?user=alice'");
             println!("  curl -s http://{}/v1/users/alice", self.directories[0].api);
             println!(
                 "  curl -s -X POST http://{}/v1/users/alice/push -d '{{\"event\":\"hello\",\"data\":\"from afar\"}}'\n",

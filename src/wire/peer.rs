@@ -92,8 +92,10 @@ pub enum RequestBody {
     },
     /// How long the leases still run.
     Leases,
-    /// The members of the group, as this node knows them.
+    /// The members of the group, as this node knows them, and the leader as far as it can be asked.
     Cluster,
+    /// The members of the group, as the leader knows them.
+    Members,
 }
 
 /// Answer to the [`Request`] with the same id.
@@ -143,7 +145,7 @@ pub enum Answer {
     Gone,
     /// To `Leases`: milliseconds left, by session.
     Leases(Vec<(Epoch, u64)>),
-    /// To `Cluster`.
+    /// To `Cluster` and `Members`.
     Cluster(super::http::Cluster),
 }
 

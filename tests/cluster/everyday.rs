@@ -209,6 +209,14 @@ async fn every_process_tells_how_it_is() {
         assert_eq!(group["leader"], leader);
         assert_eq!(group["members"].as_array().unwrap().len(), 3);
         assert!(group["members"].as_array().unwrap().iter().all(|member| member["api"] != ""), "{group}");
+        eventually("every member is heard of", async || {
+            let group = cluster.http.get(&api, "/v1/cluster").await.body;
+            let states: Vec<&str> =
+                group["members"].as_array().unwrap().iter().map(|member| member["state"].as_str().unwrap()).collect();
+            let followers = states.iter().filter(|state| **state == "follower").count();
+            (followers == 2 && states.contains(&"leader")).then_some(())
+        })
+        .await;
         let info = cluster.http.get(&api, "/v1/info").await.body;
         assert_eq!(info["cluster"], "switchboard");
         let unknown = cluster.http.get(&api, "/v1/nothing").await;

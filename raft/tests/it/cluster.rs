@@ -158,8 +158,9 @@ async fn catches_up_by_snapshot_and_the_disk_comes_back() {
     cluster.reaches(away, last).await;
     assert!(cluster.machine(away).restored() > 0, "it came by snapshot");
     assert_eq!(cluster.machine(away).map(), cluster.machine(leader).map());
-    // More than once if the leader took a newer one and purged behind it meanwhile.
-    assert!(cluster.raft(away).counters().snapshots_installed.count > 0);
+    // Counted once it is installed in full, a moment after it is applied; more than once if the leader took a newer one
+    // and purged behind it meanwhile.
+    until("it is counted", || (cluster.raft(away).counters().snapshots_installed.count > 0).then_some(())).await;
 
     // What a snapshot and the rest of the log hold is everything, also after a restart.
     let map = cluster.machine(leader).map();

@@ -1,6 +1,7 @@
 //! A cluster in one process, on loopback sockets, with words for what is done to it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -171,7 +172,7 @@ impl Cluster {
     }
 
     pub(crate) fn settings(&self, id: u64) -> Settings {
-        let mut settings = Settings::new(id, "test", self.data_dir(id));
+        let mut settings = Settings::new(id, "test", self.data_dir(id), RandomState::new().hash_one(id));
         settings.founders = self.founders.clone();
         settings.advertise = addresses(id);
         settings.limits = self.limits.clone();

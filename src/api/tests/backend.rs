@@ -226,7 +226,7 @@ impl Backend for Alone {
             RequestBody::Leases => {
                 Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
             }
-            RequestBody::Cluster => Answer::Cluster(Cluster {
+            RequestBody::Cluster | RequestBody::Members => Answer::Cluster(Cluster {
                 cluster: "test".into(),
                 leader: Some(1),
                 members: vec![Member { id: 1, api: "127.0.0.1:7101".into(), ..Member::default() }],
