@@ -67,12 +67,17 @@ impl Drop for Echo {
     }
 }
 
+/// The time between two turns of one of so many callers, so that all together have this rate; none without a rate.
+pub(crate) fn every(callers: usize, rate: Option<f64>) -> Duration {
+    rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(callers as f64 / rate))
+}
+
 /// Times of a packet to another process and back, at the same pace and over as many connections as the pushes.
-pub(crate) async fn ping_pong(address: &str, connections: usize, rate: f64, time: Duration) -> Times {
+pub(crate) async fn ping_pong(address: &str, connections: usize, rate: Option<f64>, time: Duration) -> Times {
     let program = std::env::current_exe().expect("this program has a path");
     let child = Command::new(program).args([ECHO, address]).stdin(Stdio::null()).spawn().expect("it starts");
     let _echo = Echo(child);
-    let every = Duration::from_secs_f64(connections as f64 / rate);
+    let every = every(connections, rate);
     let callers: Vec<_> = (0..connections)
         .map(|n| {
             let address = address.to_owned();

@@ -15,20 +15,22 @@ mod registrations;
 mod sockets;
 mod table;
 
+use std::process::ExitCode;
+
 use table::Table;
 
 #[tokio::main]
-async fn main() {
+async fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     if let [word, address] = args.as_slice()
         && word == floors::ECHO
     {
-        return floors::echo(address).await;
+        floors::echo(address).await;
     }
     let parts = ["registrations", "push", "failover", "frozen"];
     if let Some(unknown) = args.iter().find(|arg| !parts.contains(&arg.as_str())) {
         eprintln!("there is no part {unknown:?}; there are {parts:?}");
-        std::process::exit(2);
+        return ExitCode::from(2);
     }
     println!("{}\n", processes::machine());
     let mut table = Table::default();
@@ -43,4 +45,5 @@ async fn main() {
         println!();
     }
     table.print();
+    ExitCode::SUCCESS
 }

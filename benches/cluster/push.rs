@@ -19,9 +19,13 @@ const SOCKETS: usize = 1000;
 const RATE: f64 = 1500.0;
 const CALLERS: usize = 64;
 
+/// Pushes that can be told apart; far more than are ever under way.
+const NUMBERS: u64 = 1 << 16;
+
 const RUNS: usize = 3;
 const RUN: Duration = Duration::from_secs(8);
 const WARM_UP: Duration = Duration::from_secs(2);
+const FLOOD: Duration = Duration::from_secs(4);
 
 /// A push that leaves so late was held up by the driver.
 const LATE: Duration = Duration::from_millis(5);
@@ -36,23 +40,22 @@ struct Clock {
 pub(crate) async fn run(table: &mut Table) {
     let cluster = Cluster::start().await;
     let (entrance, exit) = (cluster.gateway(1, "3s").await, cluster.gateway(2, "3s").await);
-    let pushes = (RATE * (RUN * RUNS as u32 + WARM_UP * 2).as_secs_f64()) as usize + CALLERS;
     let clock = Arc::new(Clock {
         zero: Instant::now(),
-        left: (0..pushes).map(|_| AtomicU64::new(0)).collect(),
+        left: (0..NUMBERS).map(|_| AtomicU64::new(0)).collect(),
         took: Mutex::default(),
     });
     let arrivals = Arc::clone(&clock);
     let users = (0..SOCKETS).map(|n| format!("u{n}")).collect();
     let _sockets = Sockets::open(&exit.clients, users, move |text| arrivals.arrived(text)).await;
     let next = Arc::new(AtomicU64::new(0));
-    round(&entrance, &clock, &next, WARM_UP).await;
+    round(&entrance, &clock, &next, Some(RATE), WARM_UP).await;
     clock.taken();
     let (mut p50s, mut p99s, mut answered, mut late) = (Vec::new(), Vec::new(), Times::default(), 0);
     let (gateways, nodes, own) = (entrance.cpu() + exit.cpu(), cluster.cpu(), own_cpu());
     let mut total = 0;
     for _ in 0..RUNS {
-        let sent = round(&entrance, &clock, &next, RUN).await;
+        let sent = round(&entrance, &clock, &next, Some(RATE), RUN).await;
         let mut times = clock.taken();
         assert_eq!(times.len(), sent.times.len(), "a push did not arrive");
         total += times.len();
@@ -68,7 +71,7 @@ pub(crate) async fn run(table: &mut Table) {
         "  CPU each: {:.0} us in two gateways, {:.0} us in three nodes, {:.0} us in the driver",
         cpu[0], cpu[1], cpu[2]
     );
-    let mut floor = floors::ping_pong(&format!("{}:9000", cluster.host(99)), CALLERS, RATE, RUN / 2).await;
+    let mut floor = floors::ping_pong(&format!("{}:9000", cluster.host(99)), CALLERS, Some(RATE), RUN / 2).await;
     let floor = (floor.percentile_ms(0.5), floor.percentile_ms(0.99));
     let (p50, low, high) = median(&p50s);
     println!("  p50 {p50:.3} ms ({low:.3} to {high:.3}); p99 of each run: {p99s:.2?} ms");
@@ -77,6 +80,21 @@ pub(crate) async fn run(table: &mut Table) {
     table.line("... p99", "ms", Target::AtMost(5.0), median(&p99s).0, Some((name, floor.1)));
     table.line("... answered to the caller, p50", "ms", Target::None, answered.percentile_ms(0.5), None);
     table.line("... answered to the caller, p99", "ms", Target::None, answered.percentile_ms(0.99), None);
+    let (pushes, echoes) = flood(&cluster, [&entrance, &exit], &clock, &next).await;
+    let what = "pushes by 64 callers, each after the answer to the one before";
+    table.line(what, "1/s", Target::None, pushes, Some(("TCP packets there and back, the same way", echoes)));
+}
+
+/// As fast as the answers come. Pushes a second, and packets there and back.
+async fn flood(cluster: &Cluster, gateways: [&Process; 2], clock: &Arc<Clock>, next: &Arc<AtomicU64>) -> (f64, f64) {
+    let cpu = || gateways.iter().map(|gateway| gateway.cpu()).sum::<f64>();
+    let before = cpu();
+    let pushes = round(gateways[0], clock, next, None, FLOOD).await.times.len() as f64;
+    let each = (cpu() - before) * 1e6 / pushes;
+    let echoes = floors::ping_pong(&format!("{}:9001", cluster.host(99)), CALLERS, None, FLOOD).await.len() as f64;
+    let (pushes, echoes) = (pushes / FLOOD.as_secs_f64(), echoes / FLOOD.as_secs_f64());
+    println!("  each after the answer to the one before: {pushes:.0}/s, {each:.0} us CPU each in two gateways");
+    (pushes, echoes)
 }
 
 impl Clock {
@@ -106,9 +124,15 @@ struct Sent {
     late: usize,
 }
 
-/// Pushes for some time, at a steady pace whatever the answers take.
-async fn round(entrance: &Process, clock: &Arc<Clock>, next: &Arc<AtomicU64>, time: Duration) -> Sent {
-    let every = Duration::from_secs_f64(CALLERS as f64 / RATE);
+/// Pushes for some time, at a steady pace whatever the answers take; without a pace, each caller as soon as it is answered.
+async fn round(
+    entrance: &Process,
+    clock: &Arc<Clock>,
+    next: &Arc<AtomicU64>,
+    rate: Option<f64>,
+    time: Duration,
+) -> Sent {
+    let every = floors::every(CALLERS, rate);
     let begin = Instant::now() + Duration::from_millis(50);
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {
@@ -118,13 +142,13 @@ async fn round(entrance: &Process, clock: &Arc<Clock>, next: &Arc<AtomicU64>, ti
                 let (begin, mut sent) = (begin + every.mul_f64(caller as f64 / CALLERS as f64), Sent::default());
                 for turn in 0.. {
                     let due = begin + every * turn;
-                    if due >= begin + time {
+                    sleep_until(due).await;
+                    let asked = Instant::now();
+                    if due.max(asked) >= begin + time {
                         break;
                     }
-                    sleep_until(due).await;
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    let asked = Instant::now();
                     sent.late += usize::from(asked - due > LATE);
+                    let n = next.fetch_add(1, Ordering::Relaxed) % NUMBERS;
                     push(&mut stream, &api, &clock, n).await;
                     sent.times.push(asked.elapsed());
                 }
