@@ -106,11 +106,11 @@ impl Freshness {
     }
 
     fn refuse_stale(&self, staleness: Option<Duration>) -> Result<(), Error> {
-        let Some(max) = self.max_stale else { return Ok(()) };
         let message = match staleness {
-            Some(staleness) if staleness <= max => return Ok(()),
+            Some(staleness) if self.max_stale.is_none_or(|max| staleness <= max) => return Ok(()),
             Some(staleness) => format!("what is cached may be {} ms old", staleness.as_millis()),
-            None => String::from("what is cached may be of any age"),
+            // Never confirmed: it may be nothing at all, and nothing must not be shown as nobody.
+            None => String::from("this process has not learned the state of the directory yet"),
         };
         Err(Error::new(ErrorCode::Unavailable, message))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::units::{duration, member, range};
-use super::{CLUSTER, ConfigError, check_loopback};
+use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
 use crate::node::{SNAPSHOT_EVERY, Settings};
 
 /// Run a directory node: a member of the Raft group that holds the map of connections
@@ -116,6 +116,9 @@ impl DirectoryArgs {
         let listeners =
             [("listen-api", &*self.listen_api), ("listen-peer", &*self.listen_peer), ("listen-clients", "")];
         check_loopback(self.insecure, listeners).await?;
+        // A founder is known by its place in the list of peers.
+        let peer = self.advertise_peer.as_ref().or_else(|| peers.get(&self.id));
+        check_advertised([("peer", peer, &self.listen_peer), ("api", self.advertise_api.as_ref(), &self.listen_api)])?;
         Ok(Settings {
             id: self.id,
             cluster: self.cluster,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::units::duration;
-use super::{CLUSTER, ConfigError, check_loopback};
+use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
 use crate::gateway::{ClientLimits, Settings};
 use crate::lease;
 
@@ -120,6 +120,10 @@ impl GatewayArgs {
             ("listen-clients", &*self.listen_clients),
         ];
         check_loopback(self.insecure, listeners).await?;
+        check_advertised([
+            ("peer", self.advertise_peer.as_ref(), &self.listen_peer),
+            ("api", self.advertise_api.as_ref(), &self.listen_api),
+        ])?;
         let settings = Settings {
             id: self.id,
             cluster: self.cluster,

@@ -39,6 +39,22 @@ pub fn check_together(leases: &[Duration], elections: &[Duration]) -> Result<(),
     Ok(())
 }
 
+/// Refuses to tell others an address that means "all of mine": nobody can connect to it.
+fn check_advertised(advertised: [(&str, Option<&String>, &str); 2]) -> Result<(), ConfigError> {
+    for (which, given, listened) in advertised {
+        let unspecified =
+            |address: &str| address.rsplit_once(':').is_some_and(|(host, _)| host == "0.0.0.0" || host == "[::]");
+        let told = given.map_or(listened, String::as_str);
+        if unspecified(told) {
+            return Err(ConfigError(format!(
+                "others would be told to connect to {told}, which is no address of this machine in particular; give the one \
+                 that reaches it with --advertise-{which}"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses addresses that other machines can reach, as long as nobody has to show credentials.
 async fn check_loopback(insecure: bool, listeners: [(&str, &str); 3]) -> Result<(), ConfigError> {
     for (flag, address) in listeners.into_iter().filter(|(_, address)| !insecure && !address.is_empty()) {
@@ -59,6 +75,16 @@ async fn check_loopback(insecure: bool, listeners: [(&str, &str); 3]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_means_all_needs_one_to_tell_others() {
+        let given = String::from("10.0.0.1:7200");
+        assert!(check_advertised([("peer", Some(&given), "0.0.0.0:7200"), ("api", None, "10.0.0.1:7100")]).is_ok());
+        for listened in ["0.0.0.0:7100", "[::]:7100"] {
+            let refused = check_advertised([("peer", Some(&given), ""), ("api", None, listened)]).unwrap_err();
+            assert!(refused.0.contains("--advertise-api"), "{refused}");
+        }
+    }
 
     #[tokio::test]
     async fn an_address_that_others_can_reach_needs_insecure() {

@@ -2,6 +2,9 @@
 //!
 //! Writers hand over to a task that gathers what is queued into one write; readers take from a buffer. Neither allocates
 //! from a claimed length before the bytes are there.
+//!
+//! A cut stream never says so by itself. So a writer that has nothing to write sends an empty frame now and then, which
+//! readers skip, and a reader that hears nothing for longer gives the stream up.
 
 use std::io;
 use std::time::Duration;
@@ -11,9 +14,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Bytes gathered into one write at most.
 const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// A writer that has nothing to write says so this often.
+const LIFE_EVERY: Duration = Duration::from_secs(5);
+
+/// A reader that hears nothing for so long gives up.
+const SILENCE_MAX: Duration = Duration::from_secs(16);
+
+/// A frame without content: not a value, a sign of life.
+const SIGN_OF_LIFE: Bytes = Bytes::from_static(&[0; 4]);
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 << 10;
@@ -36,12 +49,14 @@ pub struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
     frame_bytes_max: usize,
+    /// When something last arrived.
+    heard: Instant,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Frames longer than `frame_bytes_max` are refused.
     pub fn new(from: R, frame_bytes_max: usize) -> Self {
-        Self { from, buffer: BytesMut::new(), frame_bytes_max }
+        Self { from, buffer: BytesMut::new(), frame_bytes_max, heard: Instant::now() }
     }
 
     /// Changes the limit: a stranger gets a small one.
@@ -49,14 +64,22 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.frame_bytes_max = frame_bytes_max;
     }
 
-    /// The next frame; `None` when the other side has closed the stream between two frames. Cancel-safe.
+    /// The next frame; `None` when the other side has closed the stream between two frames. Cancel-safe. Silence is an
+    /// error, see the head of this file.
     pub async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
             if let Some(frame) = self.buffered()? {
                 return Ok(Some(frame));
             }
             self.buffer.reserve(READ_BYTES);
-            if self.from.read_buf(&mut self.buffer).await? == 0 {
+            // What has arrived is read even if nobody looked for it in time.
+            let read = tokio::time::timeout_at(self.heard + SILENCE_MAX, self.from.read_buf(&mut self.buffer));
+            let Ok(read) = read.await else {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is silent"));
+            };
+            let read = read?;
+            self.heard = Instant::now();
+            if read == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
         }
@@ -74,6 +97,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// A frame that has already arrived in full, without waiting.
     pub fn buffered<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        while self.buffer.starts_with(&SIGN_OF_LIFE) {
+            self.buffer.advance(SIGN_OF_LIFE.len());
+        }
         let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*prefix) as usize;
         if length > self.frame_bytes_max {
@@ -105,8 +131,12 @@ pub async fn write_all(
     stall: Duration,
 ) -> io::Result<()> {
     let mut gathered = BytesMut::new();
-    while let Some(first) = queue.recv().await {
-        gathered.put(first);
+    loop {
+        match tokio::time::timeout(LIFE_EVERY, queue.recv()).await {
+            Ok(Some(first)) => gathered.put(first),
+            Ok(None) => break,
+            Err(_) => gathered.put(SIGN_OF_LIFE),
+        }
         while gathered.len() < WRITE_BYTES_MAX {
             let Ok(more) = queue.try_recv() else { break };
             gathered.put(more);
@@ -138,6 +168,24 @@ mod tests {
         assert_eq!(reader.next::<String>().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(reader);
         sender.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_stream_shows_that_it_lives_and_a_silent_one_is_given_up() {
+        let (a, b) = tokio::io::duplex(64);
+        let (queue, mut waiting) = mpsc::channel(1);
+        let writer = tokio::spawn(async move { write_all(a, &mut waiting, SILENCE_MAX).await });
+        let mut reader = FrameReader::new(b, 100);
+        let reading = tokio::spawn(async move { reader.next::<String>().await });
+        tokio::time::sleep(SILENCE_MAX * 10).await;
+        queue.send(encode(&"late")).await.unwrap();
+        assert_eq!(reading.await.unwrap().unwrap().unwrap(), "late");
+        drop(queue);
+        writer.await.unwrap().unwrap();
+
+        let (_silent, b) = tokio::io::duplex(64);
+        let given_up = FrameReader::new(b, 100).next::<String>().await.unwrap_err();
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchboard_raft::Standing;
 use tokio::time::Instant;
 
 use super::feed;
@@ -65,11 +66,13 @@ impl Backend for NodeBackend {
     }
 
     fn ready(&self) -> Result<(), String> {
-        match self.view.staleness() {
-            Some(age) if age <= READY_STALENESS_MAX => Ok(()),
-            _ if self.requests.cluster().leader.is_none() => {
-                Err("no leader is known; is a majority of the nodes running?".to_owned())
-            }
+        let status = self.requests.raft.status();
+        match (self.view.staleness(), status.standing) {
+            (_, Standing::ShutOut(why)) => Err(why),
+            (Some(age), _) if age <= READY_STALENESS_MAX => Ok(()),
+            (_, Standing::Founding) => Err("the cluster is being founded; are all founders running?".to_owned()),
+            (_, Standing::Joining) => Err("this node waits to be added to a cluster".to_owned()),
+            _ if status.leader.is_none() => Err("no leader is known; is a majority of the nodes running?".to_owned()),
             _ => Err("no quorum confirms what this node knows".to_owned()),
         }
     }

@@ -45,7 +45,12 @@ impl Settings {
     /// What `raft/` needs of it. Founders tell only their peer addresses; a member's API address is learned from itself.
     pub(super) fn raft(&self, api: SocketAddr, peer: SocketAddr) -> raft::Settings {
         let advertise = raft::Addresses {
-            peer: self.advertise_peer.clone().unwrap_or_else(|| peer.to_string()),
+            peer: self
+                .advertise_peer
+                .as_ref()
+                .or_else(|| self.peers.get(&self.id))
+                .cloned()
+                .unwrap_or_else(|| peer.to_string()),
             api: self.advertise_api.clone().unwrap_or_else(|| api.to_string()),
         };
         let mut founders: BTreeMap<u64, raft::Addresses> = self

@@ -272,6 +272,11 @@ async fn the_command_line_shows_and_pushes() {
     assert!(code == 3 && !err.is_empty());
     let (code, _, err) = run(&["status", "--api", "http://127.0.0.1:1"]).await;
     assert!(code == 1 && err.contains("127.0.0.1:1"), "{err}");
+    for file in ["deploy/directory-1.toml", "deploy/gw-1.toml"] {
+        let file = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let (code, out, err) = run(&["config", "check", "--config", &file]).await;
+        assert!(code == 0 && out.contains("ok"), "{file}: {out}{err}");
+    }
     let (code, _, err) = run(&["gateway", "--id", "x"]).await;
     assert!(code == 2 && err.contains("--directory"), "{err}");
 }

@@ -293,3 +293,55 @@ async fn a_frozen_leader_is_replaced_and_its_gateways_notice_nothing() {
     assert_eq!(pushed.body["outcome"], "delivered", "{}", pushed.body);
     assert_eq!(client.expect_push().await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_restarted_one_after_the_other_and_nobody_notices() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let mut client = cluster.connect("gw-1", "calm").await;
+    let nodes: Vec<String> = cluster.nodes.values().map(|node| node.api()).collect();
+    let load = Load::start(&nodes, 2);
+    for id in 1..=3 {
+        load.more(50).await;
+        let node = cluster.nodes.get_mut(&id).unwrap();
+        node.terminate();
+        assert_eq!(node.ended().await, 0, "{}", node.log());
+        load.more(50).await;
+        cluster.nodes.get_mut(&id).unwrap().restart().await;
+        cluster.wait_ready().await;
+    }
+    cluster.assert_all_online(&load.finish().await).await;
+    let user = cluster.user(&nodes[0], "calm").await;
+    assert_eq!(user["connections"][0]["id"], client.id, "its session lived through it");
+    cluster.http.post(&nodes[2], "/v1/users/calm/push", json!({ "data": 1 })).await;
+    assert_eq!(client.expect_push().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_disk_stays_out_and_says_so() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let nodes: Vec<String> = cluster.nodes.values().map(|node| node.api()).collect();
+    let load = Load::start(&nodes, 1);
+    load.more(20).await;
+    let users = load.finish().await;
+    let lost = cluster.follower().await;
+    let node = cluster.nodes.get_mut(&lost).unwrap();
+    node.kill();
+    std::fs::remove_dir_all(cluster.data_dir(lost)).unwrap();
+    cluster.nodes.get_mut(&lost).unwrap().restart().await;
+    let api = cluster.node(lost).api();
+    let told = eventually("it finds out", async || {
+        let answer = cluster.http.try_get(&api, "/readyz").await?;
+        let why = answer.body["error"]["message"].as_str()?.to_owned();
+        (answer.status == 503 && why.contains("--join")).then_some(why)
+    })
+    .await;
+    assert!(told.contains("new id"), "{told}");
+    let lookup = cluster.http.get(&api, &format!("/v1/users/{}", users[0])).await;
+    assert_eq!(lookup.status, 503, "it does not answer from an empty directory: {}", lookup.body);
+    let lookup = cluster.http.get(&api, &format!("/v1/users/{}?consistency=cached", users[0])).await;
+    assert_eq!(lookup.status, 503, "nor from one that was never confirmed: {}", lookup.body);
+
+    // The others go on without it.
+    cluster.nodes.get_mut(&lost).unwrap().kill();
+    cluster.assert_all_online(&users).await;
+}

@@ -22,6 +22,7 @@ pub(super) use follow::follow;
 use store::Store;
 
 use super::meters::Meters;
+use crate::clock;
 use crate::directory::{ConnectionId, Epoch, Revision, Session};
 use crate::view::{At, Counts, Found, Stale, View};
 
@@ -35,7 +36,8 @@ pub struct Replica {
     /// Whether a first snapshot is complete; before that there is nothing to read.
     loaded: AtomicBool,
     revisions: watch::Sender<Revision>,
-    started: Instant,
+    /// On tokio's clock, and on the one that counts sleep.
+    started: (Instant, Duration),
     /// The last stamp that was taken.
     stamped: AtomicU64,
     /// The newest stamp that came back.
@@ -51,7 +53,7 @@ impl Replica {
             store: ArcSwap::default(),
             loaded: AtomicBool::new(false),
             revisions: watch::Sender::new(0),
-            started: Instant::now(),
+            started: (Instant::now(), clock::boottime()),
             stamped: AtomicU64::new(0),
             echoed: watch::Sender::new(0),
             wanted: Notify::new(),
@@ -64,9 +66,12 @@ impl Replica {
         self.loaded.load(Ordering::Acquire)
     }
 
-    /// Nanoseconds since this replica was made.
+    /// Nanoseconds since this replica was made. A machine that was suspended has aged meanwhile, which only one of the
+    /// clocks shows; a test that moves time moves only the other.
     fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        let (running, booted) = self.started;
+        let age = running.elapsed().max(clock::boottime().saturating_sub(booted));
+        u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// A stamp above every one that was taken before.
