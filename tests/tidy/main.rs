@@ -132,7 +132,8 @@ const WORDS: [Word; 11] = [
     Word {
         words: &["sleep("],
         code: Where::Tests,
-        homes: &["tests/cluster/harness/", "raft/tests/it/harness.rs"],
+        // A benchmark keeps a pace, and looks again and again at processes.
+        homes: &["tests/cluster/harness/", "raft/tests/it/harness.rs", "benches/"],
         why: "a test waits for a condition with a deadline, by the harness, or pauses the clock",
     },
 ];
