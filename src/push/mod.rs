@@ -8,6 +8,8 @@ mod deliver_url;
 mod links;
 mod order;
 mod router;
+#[cfg(test)]
+mod tests;
 
 pub use links::Links;
 pub use order::{Order, PushRefused, Pushed, Target, TargetResult};

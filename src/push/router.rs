@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 
@@ -125,54 +126,76 @@ impl<V: View, L: Local> Router<V, L> {
         }
     }
 
-    /// Sends each message to its targets, one copy per gateway, in order; then waits for all answers.
+    /// Sends each message to its targets, one copy per gateway, and waits for all answers. Each gateway gets its messages in
+    /// order; none of them waits for another gateway.
     async fn attempt<'o>(
         &self,
         at: &At<Vec<Found>>,
         orders: impl Iterator<Item = (&'o Order, Vec<Found>)>,
     ) -> Vec<Vec<Tried>> {
-        let mut waiting = Vec::new();
-        for (order, targets) in orders {
-            let mut of_order = Vec::new();
+        let mut lanes: BTreeMap<Epoch, Vec<(usize, &Order, Vec<Found>)>> = BTreeMap::new();
+        let mut count = 0;
+        for (position, (order, targets)) in orders.enumerate() {
             for group in by_gateway(targets) {
-                of_order.push(self.start(&order.message, at.revision, group).await);
+                lanes.entry(group[0].id.epoch).or_default().push((position, order, group));
             }
-            waiting.push(of_order);
+            count = position + 1;
         }
-        let answers =
-            waiting.into_iter().map(|of_order| async { join_all(of_order).await.into_iter().flatten().collect() });
-        join_all(answers).await
+        let lanes = lanes.into_values().map(|lane| async move {
+            let mut answers = Vec::new();
+            for (position, order, group) in lane {
+                let answer = self.start(&order.message, at.revision, group).await;
+                answers.push(async move { (position, answer.await) });
+            }
+            join_all(answers).await
+        });
+        let mut tried = vec![Vec::new(); count];
+        for (position, of_gateway) in join_all(lanes).await.into_iter().flatten() {
+            tried[position].extend(of_gateway);
+        }
+        tried
     }
 
-    /// Sends one message to one gateway; the future that comes back has its answer. It is on its way when this returns.
+    /// Sends one message to one gateway; the future that comes back has its answer. When this returns, no later message can
+    /// overtake it.
     async fn start(&self, message: &Arc<Message>, resolved: Revision, group: Vec<Found>) -> BoxFuture<'_, Vec<Tried>> {
         let session = Arc::clone(&group[0].session);
         let targets: Vec<ConnectionId> = group.iter().map(|found| found.id).collect();
         let here = self.local.epoch() == Some(targets[0].epoch);
         let delivery = Deliver { id: 0, message: Arc::clone(message), targets, resolved };
         if here {
-            let mut statuses = Box::pin(self.local.deliver(delivery));
-            // Polled once now, so that the message is in the outboxes before the next one.
-            let now = futures_util::poll!(&mut statuses);
-            return Box::pin(async move {
-                let statuses = match now {
-                    std::task::Poll::Ready(statuses) => statuses,
-                    std::task::Poll::Pending => statuses.await,
-                };
-                group.into_iter().zip(statuses.into_iter().map(Some)).collect()
-            });
+            return self.start_here(delivery, group).await;
         }
         match reach(&session.addresses) {
-            Reach::Peer(address) => match self.links.send(address, delivery).await {
-                Some(sent) => Box::pin(async move { known_or_not(group, sent.statuses().await) }),
-                None => Box::pin(async move { unreachable(group) }),
-            },
+            Reach::Peer(address) => {
+                // A gateway that does not read fills its link. What finds no room in the message's own time was not sent.
+                let room = Duration::from_millis(message.timeout_ms.into());
+                match tokio::time::timeout(room, self.links.send(address, delivery)).await {
+                    Ok(Some(sent)) => Box::pin(async move { known_or_not(group, sent.statuses().await) }),
+                    Ok(None) | Err(_) => Box::pin(async move { unreachable(group) }),
+                }
+            }
             Reach::Url(url) => {
-                let url = Arc::clone(url);
-                Box::pin(async move { deliver_url::deliver(&self.http, &url, delivery, group).await })
+                // Only an answer shows that a request has arrived, and requests may overtake each other.
+                let tried = deliver_url::deliver(&self.http, url, delivery, group).await;
+                Box::pin(std::future::ready(tried))
             }
             Reach::Nowhere => Box::pin(async move { unreachable(group) }),
         }
+    }
+
+    /// Delivers to sockets of this process.
+    async fn start_here(&self, delivery: Deliver, group: Vec<Found>) -> BoxFuture<'_, Vec<Tried>> {
+        let mut statuses = Box::pin(self.local.deliver(delivery));
+        // Polled once now, so that the message is in the outboxes before the next one.
+        let now = futures_util::poll!(&mut statuses);
+        Box::pin(async move {
+            let statuses = match now {
+                std::task::Poll::Ready(statuses) => statuses,
+                std::task::Poll::Pending => statuses.await,
+            };
+            group.into_iter().zip(statuses.into_iter().map(Some)).collect()
+        })
     }
 }
 
