@@ -43,6 +43,9 @@ pub struct Router<V, L> {
 /// A target in one attempt: where it is, and what became of it. No status: nothing is known.
 pub(super) type Tried = (Found, Option<TargetStatus>);
 
+/// What goes to one gateway: the place of the order among those that were given, the order, and its targets there.
+type Lane<'o> = Vec<(usize, &'o Order, Vec<Found>)>;
+
 impl<V: View, L: Local> Router<V, L> {
     /// Reads `view`, delivers to `local` sockets directly, to gateways over `links`, to those of one's own by `http`.
     /// Metrics carry `process`.
@@ -133,7 +136,7 @@ impl<V: View, L: Local> Router<V, L> {
         at: &At<Vec<Found>>,
         orders: impl Iterator<Item = (&'o Order, Vec<Found>)>,
     ) -> Vec<Vec<Tried>> {
-        let mut lanes: BTreeMap<Epoch, Vec<(usize, &Order, Vec<Found>)>> = BTreeMap::new();
+        let mut lanes: BTreeMap<Epoch, Lane<'_>> = BTreeMap::new();
         let mut count = 0;
         for (position, (order, targets)) in orders.enumerate() {
             for group in by_gateway(targets) {

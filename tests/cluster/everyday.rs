@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Socket, eventually};
+use crate::harness::{Cluster, Http, Process, Socket, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_is_found_everywhere_reached_across_gateways_and_gone_when_it_leaves() {
@@ -279,4 +279,31 @@ async fn the_command_line_shows_and_pushes() {
     }
     let (code, _, err) = run(&["gateway", "--id", "x"]).await;
     assert!(code == 2 && err.contains("--directory"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_command_runs_a_whole_cluster() {
+    let data = tempfile::tempdir().unwrap();
+    let arguments = ["dev", "--ports", "auto", "--directories", "3", "--gateways", "2"].map(str::to_owned);
+    let log = data.path().join("dev.log");
+    let mut dev = Process::start_in(&arguments, &log, Some(data.path())).await;
+    let address = |role: &str, i: usize, which: &str| dev.ready()[role][i][which].as_str().unwrap().to_owned();
+    let http = Http::default();
+    // It is ready when it says so: nothing has to be waited for.
+    let mut client = Socket::try_open_at(&address("gateways", 0, "clients"), "/ws?user=hal").await.unwrap();
+    client.welcome().await;
+    let other = format!("http://{}", address("gateways", 1, "api"));
+    let path = format!("/v1/users/hal/push?min_revision={}", client.greeting["revision"]);
+    assert_eq!(http.post(&other, &path, json!({ "data": "open the door" })).await.status, 200);
+    assert_eq!(client.expect_push().await, "open the door");
+    let node = format!("http://{}", address("directories", 2, "api"));
+    let metrics = http.text(&node, "/metrics").await;
+    let own = metrics.lines().filter(|line| line.starts_with("switchboard_raft_is_leader")).count();
+    assert_eq!(own, 1, "each shows its own figures: {metrics}");
+
+    dev.terminate();
+    client.expect_close(4200).await;
+    assert_eq!(dev.ended().await, 0, "{}", dev.log());
+    let left: Vec<_> = std::fs::read_dir(data.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["dev.log"], "its data was temporary");
 }

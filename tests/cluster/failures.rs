@@ -235,6 +235,10 @@ async fn a_node_that_was_away_catches_up_by_log_and_by_snapshot() {
         metrics.contains("switchboard_raft_snapshots_installed_total 1").then_some(())
     })
     .await;
+    // What it did not see it does not pretend to show.
+    let gone = cluster.http.get(&cluster.node(away).api(), "/v1/watch?from_revision=1").await;
+    assert_eq!((gone.status, &gone.body["error"]["code"]), (410, &json!("compacted")), "{}", gone.body);
+    assert!(gone.body["oldest_revision"].as_u64() > Some(1), "{}", gone.body);
     // What it caught up with is on its own disk.
     cluster.nodes.values_mut().for_each(|node| node.kill());
     for node in cluster.nodes.values_mut() {
@@ -344,4 +348,59 @@ async fn a_node_that_lost_its_disk_stays_out_and_says_so() {
     // The others go on without it.
     cluster.nodes.get_mut(&lost).unwrap().kill();
     cluster.assert_all_online(&users).await;
+}
+
+/// Freezes every node for longer than a lease, and thaws them: the judges were stalled, not the gateways.
+async fn stall_all_nodes(nodes: u64) {
+    let cluster = Cluster::start(nodes, 1).await;
+    let mut client = cluster.connect("gw-1", "calm").await;
+    cluster.nodes.values().for_each(|node| node.freeze());
+    let froze = Instant::now();
+    eventually("a lease and more goes by", async || (froze.elapsed() > Duration::from_secs(5)).then_some(())).await;
+    cluster.nodes.values().for_each(|node| node.thaw());
+    cluster.wait_ready().await;
+    let api = cluster.node(1).api();
+    let user = cluster.user(&api, "calm").await;
+    assert_eq!(user["connections"][0]["id"], client.id, "its session lived through it");
+    let pushed = cluster.http.post(&api, "/v1/users/calm/push", json!({ "data": 1 })).await;
+    assert_eq!(pushed.body["outcome"], "delivered", "{}", pushed.body);
+    assert_eq!(client.expect_push().await, 1);
+    let metrics = cluster.http.text(&api, "/metrics").await;
+    assert!(!metrics.contains("switchboard_session_expirations_total 1"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_that_was_stalled_ends_no_session() {
+    stall_all_nodes(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_was_stalled_ends_no_session() {
+    stall_all_nodes(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_gateway_holds_up_no_push_to_the_others() {
+    let cluster = Cluster::start(1, 3).await;
+    let _frozen = cluster.connect("gw-1", "wide").await;
+    let mut awake = cluster.connect("gw-2", "wide").await;
+    let api = cluster.gateway("gw-3").api();
+    let revision = awake.greeting["revision"].clone();
+    let push = async |n: u32| {
+        let path = format!("/v1/users/wide/push?min_revision={revision}");
+        cluster.http.post(&api, &path, json!({ "data": n, "timeout_ms": 200 })).await.body
+    };
+    assert_eq!(push(0).await["delivered"], 2);
+    assert_eq!(awake.expect_push().await, 0);
+    cluster.gateway("gw-1").freeze();
+    for n in 1..=3 {
+        let answer = push(n).await;
+        assert_eq!((&answer["outcome"], &answer["delivered"]), (&json!("partial"), &json!(1)), "{answer}");
+        // Of the first nothing is known; after it the link is given up, and no new one can be made.
+        let expected = if n == 1 { "timeout" } else { "unreachable" };
+        let told = answer["results"].as_array().unwrap().iter().any(|result| result["status"] == expected);
+        assert!(told, "{expected} was to be told: {answer}");
+        assert_eq!(awake.expect_push().await, n);
+    }
+    cluster.gateway("gw-1").thaw();
 }

@@ -22,9 +22,16 @@ pub struct Process {
 impl Process {
     /// Starts the program and waits for its line on stdout.
     pub async fn start(arguments: &[String], log: &Path) -> Self {
+        Self::start_in(arguments, log, None).await
+    }
+
+    /// As [`Self::start`]; temporary files go where they are told.
+    pub async fn start_in(arguments: &[String], log: &Path, temporary: Option<&Path>) -> Self {
         let stderr = File::options().create(true).append(true).open(log).unwrap();
+        let temporary = temporary.map_or_else(std::env::temp_dir, Path::to_owned);
         let mut child = Command::new(env!("CARGO_BIN_EXE_switchboard"))
             .args(arguments)
+            .env("TMPDIR", temporary)
             .env_remove("SWITCHBOARD_CONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -32,10 +39,10 @@ impl Process {
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
+        // What is meant for people may come before it.
         let line = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            BufReader::new(stdout).read_line(&mut line).unwrap();
-            line
+            let mut lines = BufReader::new(stdout).lines().map(Result::unwrap);
+            lines.find(|line| line.starts_with('{')).unwrap_or_default()
         });
         let line = line.await.unwrap();
         let ready = serde_json::from_str(&line).unwrap_or_else(|_| {
@@ -52,6 +59,11 @@ impl Process {
 
     pub fn is_running(&self) -> bool {
         !self.dead
+    }
+
+    /// What it told on stdout.
+    pub fn ready(&self) -> &Value {
+        &self.ready
     }
 
     /// `http://host:port` of its API.
