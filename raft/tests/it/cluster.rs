@@ -50,6 +50,22 @@ async fn reads_are_linearizable_on_every_member() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_share_rounds_and_write_no_entry() {
+    let cluster = Cluster::of_three().await;
+    cluster.set("x", "1").await;
+    let leader = cluster.raft(cluster.leader().await);
+    for id in 1..=3 {
+        let before = (leader.counters().read_rounds, leader.status().last_log);
+        let raft = cluster.raft(id);
+        let reads = join_all((0..1000).map(|_| raft.read_index())).await;
+        assert!(reads.iter().all(Result::is_ok));
+        let rounds = leader.counters().read_rounds - before.0;
+        assert!((1..200).contains(&rounds), "{rounds} rounds for 1000 readers of node {id}");
+        assert_eq!(leader.status().last_log, before.1, "a read is no entry of the log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let mut cluster = Cluster::of_three().await;
     for i in 0..100 {
