@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::eventually;
+use super::{PATIENCE, eventually};
 
 /// A process. It is killed when the test ends.
 pub struct Process {
@@ -83,9 +83,22 @@ impl Process {
         self.dead = true;
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP. Returns when every thread stands still, which is not when the signal is sent.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let began = std::time::Instant::now();
+        while self.threads().iter().any(|state| *state != 'T') {
+            assert!(began.elapsed() < PATIENCE, "it does not stand still: {:?}", self.threads());
+            std::thread::yield_now();
+        }
+    }
+
+    /// The state of each thread, as the kernel abbreviates it. A thread that ends meanwhile is left out.
+    fn threads(&self) -> Vec<char> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+        // The name in parentheses may contain anything; the state follows the last one.
+        stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
     }
 
     /// SIGCONT.
