@@ -90,6 +90,11 @@ async fn leader(nodes: &BTreeMap<NodeId, Raft>) -> NodeId {
 
 async fn works_while_stalled(nodes: &BTreeMap<NodeId, Raft>, leader: NodeId, stalled: NodeId) {
     let term = nodes[&leader].status().term;
+    // A member that was not reached yet could not even note the term while its disk stands still.
+    let reached = nodes[&leader].propose(Bytes::from_static(b"x")).await.unwrap().index;
+    for raft in nodes.values() {
+        raft.wait_applied(reached, Duration::from_secs(20)).await.unwrap();
+    }
     let stop = nodes[&stalled].stall_disk();
     // Two seconds are more than three of the longest election timeouts.
     let end = tokio::time::Instant::now() + Duration::from_secs(2);
