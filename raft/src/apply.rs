@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use crate::counters::Counting;
 use crate::entry::{Entry, Group, LogId, SnapshotMeta, StoredMembership};
 use crate::machine::{Frozen, StateMachine};
-use crate::snapshot::{SnapshotFile, Snapshots};
+use crate::roster::Roster;
+use crate::snapshot::{Head, SnapshotFile, Snapshots};
 
 type Snapshot = alias::SnapshotOf<Group, SnapshotFile>;
 
@@ -23,11 +24,21 @@ type Snapshot = alias::SnapshotOf<Group, SnapshotFile>;
 pub(crate) struct Progress {
     index: AtomicU64,
     applied: watch::Sender<Option<LogId>>,
+    roster: Mutex<Roster>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Progress {
-        Progress { index: AtomicU64::new(0), applied: watch::Sender::new(None) }
+        Progress { index: AtomicU64::new(0), applied: watch::Sender::new(None), roster: Mutex::default() }
+    }
+
+    /// What the group remembers, as of the last applied membership.
+    pub(crate) fn roster(&self) -> Roster {
+        self.roster.lock().expect("nothing panics while it holds the roster").clone()
+    }
+
+    fn remember(&self, roster: &Roster) {
+        self.roster.lock().expect("nothing panics while it holds the roster").clone_from(roster);
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -58,6 +69,7 @@ pub(crate) struct Applier {
     counting: Arc<Counting>,
     applied: Option<LogId>,
     membership: StoredMembership,
+    roster: Roster,
 }
 
 impl Applier {
@@ -68,7 +80,15 @@ impl Applier {
         progress: Arc<Progress>,
         counting: Arc<Counting>,
     ) -> Applier {
-        Applier { machine, snapshots, progress, counting, applied: None, membership: StoredMembership::default() }
+        Applier {
+            machine,
+            snapshots,
+            progress,
+            counting,
+            applied: None,
+            membership: StoredMembership::default(),
+            roster: Roster::default(),
+        }
     }
 
     fn apply_one(&mut self, entry: Entry, reply: Option<&mut Vec<u8>>) {
@@ -77,6 +97,8 @@ impl Applier {
             EntryPayload::Normal(data) => self.machine.apply(id.index, &data.0, reply),
             EntryPayload::Blank => self.machine.applied(id.index),
             EntryPayload::Membership(members) => {
+                self.roster.note(members.nodes());
+                self.progress.remember(&self.roster);
                 self.membership = StoredMembership::new(Some(id), members);
                 self.machine.applied(id.index);
             }
@@ -92,7 +114,10 @@ impl Applier {
             resume_unwind(panic)
         });
         Builder {
-            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+            head: Head {
+                meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+                roster: self.roster.clone(),
+            },
             frozen: Mutex::new(Some(frozen)),
             snapshots: self.snapshots.clone(),
             counting: self.counting.clone(),
@@ -147,19 +172,21 @@ impl RaftStateMachine<Group> for Applier {
         self.counting.snapshot_bytes.store(installed.len()?, Ordering::Relaxed);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.roster = installed.head.roster.clone();
+        self.progress.remember(&self.roster);
         self.progress.index.store(meta.last_log_id.map_or(0, |id| id.index), Ordering::Release);
         self.progress.applied.send_replace(self.applied);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.snapshots.current().map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
+        Ok(self.snapshots.current().map(|file| Snapshot { meta: file.head.meta.clone(), snapshot: file }))
     }
 }
 
 /// Writes one frozen state out, beside further applying.
 pub(crate) struct Builder {
-    meta: SnapshotMeta,
+    head: Head,
     frozen: Mutex<Option<Box<dyn Frozen>>>,
     snapshots: Arc<Snapshots>,
     counting: Arc<Counting>,
@@ -172,11 +199,11 @@ impl RaftSnapshotBuilder<Group> for Builder {
         let began = Instant::now();
         let frozen = self.frozen.lock().expect("nothing panics while it holds the frozen state").take();
         let frozen = frozen.ok_or_else(|| io::Error::other("a frozen state is written once"))?;
-        let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
-        let written = tokio::task::spawn_blocking(move || snapshots.write(meta, &*frozen));
+        let (head, snapshots) = (self.head.clone(), self.snapshots.clone());
+        let written = tokio::task::spawn_blocking(move || snapshots.write(head, &*frozen));
         let file = written.await.map_err(io::Error::other)??;
         self.counting.snapshots_built.add(began.elapsed());
         self.counting.snapshot_bytes.store(file.len()?, Ordering::Relaxed);
-        Ok(Snapshot { meta: file.meta.clone(), snapshot: file })
+        Ok(Snapshot { meta: file.head.meta.clone(), snapshot: file })
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `identity`, `apply`, `log`, `snapshot` and `net`.
+//! begins), `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
@@ -26,6 +26,7 @@ mod net;
 mod propose;
 mod raft;
 mod reads;
+mod roster;
 mod settings;
 mod snapshot;
 mod start;

@@ -67,8 +67,10 @@ pub struct Member {
 pub struct Status {
     /// This member.
     pub id: NodeId,
-    /// The cluster's name.
+    /// The cluster's name, as people chose it.
     pub cluster: String,
+    /// The cluster's id: drawn when it was founded or restored, so no two clusters share one. `None` until it is known here.
+    pub cluster_id: Option<u64>,
     /// Whether it belongs to a founded cluster.
     pub standing: Standing,
     /// What it does.
@@ -154,6 +156,7 @@ pub(crate) fn status(
     Status {
         id: metrics.id,
         cluster: cluster.to_owned(),
+        cluster_id: Some(progress.roster().cluster_id).filter(|id| *id != 0),
         standing,
         role: match metrics.state {
             ServerState::Leader => Role::Leader,

@@ -22,7 +22,7 @@ pub(super) async fn send(
     limits: &Limits,
 ) -> io::Result<SnapshotResponse<Group>> {
     let bytes = snapshot.len()?;
-    let head = SnapshotHead { vote, meta: snapshot.meta.clone(), bytes };
+    let head = SnapshotHead { vote, meta: snapshot.head.meta.clone(), bytes };
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
     timeout(limits.idle_max, wire.send(frame::encode(&head)?)).await.map_err(timed_out)??;
     let mut sent = 0;
@@ -90,7 +90,7 @@ pub(super) async fn receive(
         incoming = written.await.map_err(io::Error::other)??;
     }
     let finished = tokio::task::spawn_blocking(move || incoming.finish()).await.map_err(io::Error::other)??;
-    same(&finished.meta, &head.meta)?;
+    same(&finished.head.meta, &head.meta)?;
     Ok(finished)
 }
 

@@ -1,8 +1,8 @@
 //! The form of a snapshot file.
 //!
 //! ```text
-//! "SWBSNAP" format(1)                               8 bytes
-//! length(u32 LE)  crc32(u32 LE)  meta (postcard)    what the state covers: last entry, membership
+//! "SWBSNAP" format(2)                               8 bytes
+//! length(u32 LE)  crc32(u32 LE)  head (postcard)    what the state covers: last entry, membership, roster
 //! length(u32 LE)  crc32(u32 LE)  bytes              blocks of 1 MiB, the last one shorter
 //! 0(u32 LE)       crc32(u32 LE)  total(u64 LE)      the end: bytes in all blocks; the crc covers the total
 //! ```
@@ -11,13 +11,23 @@
 
 use std::io::{self, Read, Write};
 
-use crate::entry::SnapshotMeta;
+use serde::{Deserialize, Serialize};
 
-const MAGIC: &[u8; 8] = b"SWBSNAP\x01";
+use crate::entry::SnapshotMeta;
+use crate::roster::Roster;
+
+const MAGIC: &[u8; 8] = b"SWBSNAP\x02";
 /// Bytes of one block. Its checksum is the finest grain at which damage is told.
 const BLOCK_BYTES: usize = 1024 * 1024;
 /// A membership of a thousand members is far below.
-const META_BYTES_MAX: usize = 1024 * 1024;
+const HEAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a snapshot says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) roster: Roster,
+}
 
 fn damaged(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
@@ -39,15 +49,15 @@ pub(super) struct BlockWriter<W> {
 
 impl<W: Write> BlockWriter<W> {
     /// Writes the head.
-    pub(super) fn new(mut to: W, meta: &SnapshotMeta) -> io::Result<BlockWriter<W>> {
-        let meta = postcard::to_allocvec(meta).map_err(io::Error::other)?;
-        let length = u32::try_from(meta.len()).ok().filter(|length| *length as usize <= META_BYTES_MAX);
+    pub(super) fn new(mut to: W, head: &Head) -> io::Result<BlockWriter<W>> {
+        let head = postcard::to_allocvec(head).map_err(io::Error::other)?;
+        let length = u32::try_from(head.len()).ok().filter(|length| *length as usize <= HEAD_BYTES_MAX);
         let length =
             length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the membership is too large"))?;
         to.write_all(MAGIC)?;
         to.write_all(&length.to_le_bytes())?;
-        to.write_all(&checksum(0, &meta).to_le_bytes())?;
-        to.write_all(&meta)?;
+        to.write_all(&checksum(0, &head).to_le_bytes())?;
+        to.write_all(&head)?;
         Ok(BlockWriter { to, block: Vec::with_capacity(BLOCK_BYTES), position: 0 })
     }
 
@@ -101,23 +111,23 @@ pub(super) struct BlockReader<R> {
 
 impl<R: Read> BlockReader<R> {
     /// Reads the head.
-    pub(super) fn new(mut from: R) -> io::Result<(BlockReader<R>, SnapshotMeta)> {
+    pub(super) fn new(mut from: R) -> io::Result<(BlockReader<R>, Head)> {
         let mut magic = [0; 8];
         from.read_exact(&mut magic)?;
         if &magic != MAGIC {
             return Err(damaged("it is no snapshot of a format that this version reads"));
         }
         let (length, sum) = read_head(&mut from)?;
-        if length > META_BYTES_MAX {
+        if length > HEAD_BYTES_MAX {
             return Err(damaged("the head is damaged"));
         }
-        let mut meta = vec![0; length];
-        from.read_exact(&mut meta)?;
-        if checksum(0, &meta) != sum {
+        let mut head = vec![0; length];
+        from.read_exact(&mut head)?;
+        if checksum(0, &head) != sum {
             return Err(damaged("the head is damaged"));
         }
-        let meta = postcard::from_bytes(&meta).map_err(|e| damaged(format!("the head can't be read: {e}")))?;
-        Ok((BlockReader { from, block: Vec::new(), read: 0, position: 0, ended: false }, meta))
+        let head = postcard::from_bytes(&head).map_err(|e| damaged(format!("the head can't be read: {e}")))?;
+        Ok((BlockReader { from, block: Vec::new(), read: 0, position: 0, ended: false }, head))
     }
 
     /// Reads on to the end, which also checks that nothing was left over by the reader and nothing is missing.

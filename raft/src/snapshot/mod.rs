@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+pub(crate) use self::file::Head;
 use self::file::{BlockReader, BlockWriter};
-use crate::entry::{LogId, SnapshotMeta};
+use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};
 
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -21,7 +22,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// A snapshot file, open. It can be read until it is dropped, also when a newer one has replaced it.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile {
-    pub(crate) meta: SnapshotMeta,
+    pub(crate) head: Head,
     file: Arc<File>,
     path: PathBuf,
     /// Removes the file if it was never installed.
@@ -58,7 +59,7 @@ impl SnapshotFile {
 
     /// Feeds the state to the machine. Blocks.
     pub(crate) fn restore(&self, machine: &dyn StateMachine) -> io::Result<()> {
-        let index = self.meta.last_log_id.map_or(0, |id| id.index);
+        let index = self.head.meta.last_log_id.map_or(0, |id| id.index);
         let mut reader = self.reader()?;
         machine.restore(index, &mut reader)?;
         reader.finish()
@@ -145,15 +146,15 @@ impl Snapshots {
     }
 
     /// Writes a frozen state to a file and makes it the current snapshot. Blocks until it is durable.
-    pub(crate) fn write(&self, meta: SnapshotMeta, frozen: &dyn Frozen) -> io::Result<SnapshotFile> {
+    pub(crate) fn write(&self, head: Head, frozen: &dyn Frozen) -> io::Result<SnapshotFile> {
         let temporary = Temporary(self.temporary());
         let file = create(&temporary.0)?;
-        let mut writer = BlockWriter::new(BufWriter::with_capacity(BUFFER_BYTES, file), &meta)?;
+        let mut writer = BlockWriter::new(BufWriter::with_capacity(BUFFER_BYTES, file), &head)?;
         frozen.write_to(&mut writer)?;
         let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         let path = temporary.0.clone();
-        let written = SnapshotFile { meta, file: Arc::new(file), path, temporary: Some(Arc::new(temporary)) };
+        let written = SnapshotFile { head, file: Arc::new(file), path, temporary: Some(Arc::new(temporary)) };
         self.install(&written)
     }
 
@@ -162,15 +163,15 @@ impl Snapshots {
     pub(crate) fn install(&self, snapshot: &SnapshotFile) -> io::Result<SnapshotFile> {
         let mut current = self.lock();
         if let Some(current) = current.as_ref()
-            && current.meta.last_log_id >= snapshot.meta.last_log_id
+            && current.head.meta.last_log_id >= snapshot.head.meta.last_log_id
         {
             return Ok(current.clone());
         }
-        let path = self.dir.join(name(snapshot.meta.last_log_id));
+        let path = self.dir.join(name(snapshot.head.meta.last_log_id));
         std::fs::rename(&snapshot.path, &path)?;
         File::open(&self.dir)?.sync_all()?;
         let installed =
-            SnapshotFile { meta: snapshot.meta.clone(), file: snapshot.file.clone(), path, temporary: None };
+            SnapshotFile { head: snapshot.head.clone(), file: snapshot.file.clone(), path, temporary: None };
         let older = current.replace(installed.clone());
         if let Some(older) = older.filter(|older| older.path != installed.path) {
             std::fs::remove_file(older.path)?;
@@ -209,8 +210,8 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn open_file(path: &Path) -> io::Result<SnapshotFile> {
     let file = File::open(path)?;
-    let (_, meta) = BlockReader::new(BufReader::new(&file)).map_err(|e| named(path, &e))?;
-    Ok(SnapshotFile { meta, file: Arc::new(file), path: path.to_owned(), temporary: None })
+    let (_, head) = BlockReader::new(BufReader::new(&file)).map_err(|e| named(path, &e))?;
+    Ok(SnapshotFile { head, file: Arc::new(file), path: path.to_owned(), temporary: None })
 }
 
 fn named(path: &Path, e: &io::Error) -> io::Error {
