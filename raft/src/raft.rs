@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
+use openraft::raft::VoteRequest;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use tracing::warn;
 
 use crate::apply::{Applier, Progress};
 use crate::counters::{Counters, Counting};
-use crate::entry::Group;
+use crate::entry::{Group, Vote};
 use crate::founding::Founders;
 use crate::log::LogCloser;
 use crate::machine::StateMachine;
@@ -269,7 +270,25 @@ impl Raft {
         if raft.trigger().transfer_leader(next.id).await.is_err() {
             return true;
         }
-        timeout(within, leadership.wait_for(Option::is_none)).await.is_ok()
+        if timeout(within, leadership.wait_for(Option::is_none)).await.is_ok() {
+            return true;
+        }
+        self.resign(next.id).await;
+        false
+    }
+
+    /// Ends a transfer that `to` did not take up. openraft's leader neither proposes nor shows that it lives once it began
+    /// one, and waits for its successor without end. Granting `to` the vote that it was meant to ask for, which is always
+    /// safe, makes this member a follower that can be elected like any other.
+    async fn resign(&self, to: NodeId) {
+        let raft = &self.inner.raft;
+        let metrics = raft.metrics().borrow_watched().clone();
+        let last_log = raft.data_metrics().borrow_watched().last_log;
+        let vote = Vote::new(metrics.current_term + 1, to);
+        let request = VoteRequest { vote, last_log_id: last_log, leadership_transfer: true };
+        if let Err(e) = raft.vote(request).await {
+            warn!(error = %e, "the leader can't resign");
+        }
     }
 
     /// Resolves when the replica has ended by itself or was shut down. By itself it ends when storage fails or something
