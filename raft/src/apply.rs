@@ -91,10 +91,10 @@ impl Applier {
         }
     }
 
-    fn apply_one(&mut self, entry: Entry, reply: Option<&mut Vec<u8>>) {
+    fn apply_one(&mut self, entry: Entry, reply: Option<&mut Vec<u8>>) -> io::Result<()> {
         let id = entry.log_id;
         match entry.payload {
-            EntryPayload::Normal(data) => self.machine.apply(id.index, &data.0, reply),
+            EntryPayload::Normal(data) => self.machine.apply(id.index, &data.0, reply)?,
             EntryPayload::Blank => self.machine.applied(id.index),
             EntryPayload::Membership(members) => {
                 self.roster.note(members.nodes());
@@ -105,6 +105,7 @@ impl Applier {
         }
         self.applied = Some(id);
         self.progress.index.store(id.index, Ordering::Release);
+        Ok(())
     }
 
     fn freeze(&self) -> Builder {
@@ -143,11 +144,11 @@ impl RaftStateMachine<Group> for Applier {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             match responder {
-                None => catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, None))).map_err(|_| panicked())?,
+                None => catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, None))).map_err(|_| panicked())??,
                 Some(responder) => {
                     let mut reply = Vec::new();
                     let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, Some(&mut reply))));
-                    applied.map_err(|_| panicked())?;
+                    applied.map_err(|_| panicked())??;
                     responder.send(reply);
                 }
             }

@@ -42,7 +42,7 @@ pub use net::frame::PREAMBLE;
 pub use propose::{Applied, ProposeError, Proposed};
 pub use raft::{FatalReason, Raft, SnapshotError};
 pub use reads::ReadError;
-pub use settings::{Addresses, Limits, LogEngine, NodeId, Settings};
+pub use settings::{Addresses, Formats, Limits, LogEngine, NodeId, Settings};
 pub use start::StartError;
 pub use status::{Leadership, Member, MemberRole, MemberState, Role, Status};
 pub use stream::{Connect, Stream};

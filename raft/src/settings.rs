@@ -33,6 +33,27 @@ pub enum LogEngine {
     RaftLog,
 }
 
+/// Forms of the application's entries and states, by number: which this member reads, and which one it writes.
+///
+/// A member is never led by one whose form it can't read: their connections are refused on both sides' logs, and the ones
+/// that understand each other go on. So a release that knows a new form writes the old one; the release after it writes
+/// the new one, and members are replaced one by one, a release at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formats {
+    /// The oldest form that it reads.
+    pub oldest: u8,
+    /// The newest form that it reads.
+    pub newest: u8,
+    /// The form that it writes.
+    pub writes: u8,
+}
+
+impl Formats {
+    pub(crate) fn read(&self, written: u8) -> bool {
+        (self.oldest..=self.newest).contains(&written)
+    }
+}
+
 /// How one replica runs. Validated by [`Raft::start`](crate::Raft::start).
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -58,6 +79,8 @@ pub struct Settings {
     pub election: (Duration, Duration),
     /// What keeps the log.
     pub engine: LogEngine,
+    /// What the application reads and writes. Default: form 1 alone.
+    pub formats: Formats,
     /// Named limits.
     pub limits: Limits,
 }
@@ -76,6 +99,7 @@ impl Settings {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             engine: LogEngine::default(),
+            formats: Formats { oldest: 1, newest: 1, writes: 1 },
             limits: Limits::default(),
         }
     }
@@ -101,6 +125,9 @@ impl Settings {
         }
         if longest <= shortest {
             return Err("the shortest election timeout must be shorter than the longest".to_owned());
+        }
+        if !self.formats.read(self.formats.writes) {
+            return Err("a member must read the form that it writes".to_owned());
         }
         self.limits.validate()
     }

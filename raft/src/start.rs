@@ -224,6 +224,7 @@ pub(crate) async fn build(
         nonce: disk.identity.nonce,
         advertise: settings.advertise.clone(),
         heartbeat: settings.heartbeat,
+        formats: settings.formats,
         limits: settings.limits.clone(),
         connect,
     });

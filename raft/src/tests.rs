@@ -17,8 +17,9 @@ use crate::{Addresses, Connect, Frozen, NodeId, PREAMBLE, Raft, Settings, StateM
 struct Last(Mutex<Vec<u8>>);
 
 impl StateMachine for Last {
-    fn apply(&self, _: u64, data: &[u8], _: Option<&mut Vec<u8>>) {
+    fn apply(&self, _: u64, data: &[u8], _: Option<&mut Vec<u8>>) -> io::Result<()> {
         *self.0.lock().unwrap() = data.to_vec();
+        Ok(())
     }
 
     fn applied(&self, _: u64) {}

@@ -130,7 +130,7 @@ impl Directory {
     }
 
     fn hello(&self, purpose: Purpose) -> Hello {
-        Hello { cluster: self.settings.cluster.clone(), from: self.settings.name.clone(), purpose }
+        Hello::new(&self.settings.cluster, &self.settings.name, purpose)
     }
 
     async fn connect(&self) -> Result<Arc<Control>, Failure> {

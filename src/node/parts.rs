@@ -131,7 +131,7 @@ impl Parts {
             leases: self.leases.clone(),
             others: self.others.clone(),
             election_max: self.settings.election.1,
-            hello: Arc::new(Hello { cluster, from, purpose: Purpose::Identify }),
+            hello: Arc::new(Hello::new(cluster, from, Purpose::Identify)),
         }
     }
 

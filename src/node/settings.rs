@@ -67,6 +67,7 @@ impl Settings {
             advertise,
             heartbeat: self.heartbeat,
             election: self.election,
+            formats: super::replicated::FORMATS,
             limits: raft::Limits {
                 snapshot_every_entries: self.snapshot_every,
                 entries_kept_after_snapshot: self.snapshot_every / 4,

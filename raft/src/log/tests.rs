@@ -36,7 +36,9 @@ fn opened(dir: &Path, create: bool) -> Result<(LogStore, LogCloser), RecoveryErr
 struct Nothing;
 
 impl StateMachine for Nothing {
-    fn apply(&self, _: u64, _: &[u8], _: Option<&mut Vec<u8>>) {}
+    fn apply(&self, _: u64, _: &[u8], _: Option<&mut Vec<u8>>) -> io::Result<()> {
+        Ok(())
+    }
 
     fn applied(&self, _: u64) {}
 

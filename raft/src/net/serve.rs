@@ -100,11 +100,11 @@ impl Server {
             Some(Err(e)) if e.kind() == io::ErrorKind::InvalidData => Err(Refusal::Garbage),
             Some(frame) => Hello::decode(&frame?),
         };
-        let hello = match hello.and_then(|hello| self.check(&hello).map(|()| hello)) {
-            Ok(hello) => hello,
+        let (hello, version) = match hello.and_then(|hello| self.check(&hello).map(|version| (hello, version))) {
+            Ok(greeted) => greeted,
             Err(refusal) => return self.refuse(&mut wire, refusal).await,
         };
-        timeout(self.local.limits.hello_within, wire.send(frame::encode(&Greeting::Welcome)?)).await??;
+        timeout(self.local.limits.hello_within, wire.send(frame::encode(&Greeting::Welcome { version })?)).await??;
         frame::allow_large(&mut wire, &self.local.limits);
         match hello.purpose {
             Purpose::Append | Purpose::Heartbeat => self.serve_appends(wire).await,
@@ -122,9 +122,11 @@ impl Server {
         Ok(())
     }
 
-    /// Whether this is a member of the same group that looks for this very node and data directory.
-    fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+    /// Whether this is a member of the same group that looks for this very node and data directory, and is understood.
+    /// Returns the version to speak.
+    fn check(&self, hello: &Hello) -> Result<u8, Refusal> {
         let local = &self.local;
+        let version = frame::common_version(hello.speaks)?;
         if hello.cluster != local.cluster {
             return Err(Refusal::Cluster { theirs: hello.cluster.clone(), ours: local.cluster.clone() });
         }
@@ -132,7 +134,12 @@ impl Server {
             return Err(Refusal::WrongNode { wanted: hello.to, here: local.id });
         }
         if hello.purpose == Purpose::Founding {
-            return Ok(());
+            return Ok(version);
+        }
+        let (reads, writes) = (local.formats, hello.formats.writes);
+        if !reads.read(writes) {
+            // Neither its entries nor its snapshots could be applied here, so it must not lead this member.
+            return Err(Refusal::Format { writes, oldest: reads.oldest, newest: reads.newest });
         }
         if hello.to_nonce != local.nonce {
             return Err(Refusal::OtherDirectory(local.id));
@@ -143,7 +150,7 @@ impl Server {
         if known.is_some_and(|seat| seat.nonce != hello.from_nonce) {
             return Err(Refusal::Impostor(hello.from));
         }
-        Ok(())
+        Ok(version)
     }
 
     async fn serve_appends(&self, wire: Wire) -> io::Result<()> {
