@@ -30,7 +30,7 @@ use crate::start::{self, StartError};
 use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
 use crate::stream::{Connect, Stream};
 
-type OpenRaft = openraft::Raft<Group, Applier>;
+pub(crate) type OpenRaft = openraft::Raft<Group, Applier>;
 
 /// How often the size of the log is looked at.
 const SIZE_CHECK: Duration = Duration::from_millis(250);
@@ -101,7 +101,7 @@ impl Raft {
         connect: Arc<dyn Connect>,
     ) -> Result<Raft, StartError> {
         let built = start::build(&settings, machine, connect).await?;
-        let start::Built { raft, local, lines, progress, counting, snapshots, pristine, closer, lock } = built;
+        let start::Built { raft, local, lines, log, progress, counting, snapshots, pristine, closer, lock } = built;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let founders = Arc::new(Founders::new(local.clone(), settings.founders, pristine));
         let reads = Reads::start(
@@ -113,7 +113,8 @@ impl Raft {
             (&tasks, &stop),
         );
         let rounds = reads.local.clone();
-        let server = Server::new(local.clone(), raft.clone(), snapshots, founders.clone(), rounds, counting.clone());
+        let server =
+            Server::new(local.clone(), (raft.clone(), log), snapshots, founders.clone(), rounds, counting.clone());
         raft.run();
         let observer = Observer {
             raft: raft.clone(),
@@ -327,6 +328,11 @@ impl Raft {
     /// Lets the disk of this replica's log stand still until what is returned is dropped.
     pub(crate) fn stall_disk(&self) -> std::sync::mpsc::Sender<()> {
         self.inner.closer.lock().unwrap().as_ref().unwrap().0.stall()
+    }
+
+    /// What is inside, for tests that speak to openraft or in its name.
+    pub(crate) fn parts(&self) -> (OpenRaft, Arc<Local>) {
+        (self.inner.raft.clone(), self.inner.local.clone())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::apply::{Applier, Progress};
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
 use crate::identity::{Identity, IdentityError};
-use crate::log::{self, LogCloser, LogStore, Owner, RecoveryError};
+use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
@@ -197,6 +197,7 @@ pub(crate) struct Built {
     pub(crate) raft: openraft::Raft<Group, Applier>,
     pub(crate) local: Arc<Local>,
     pub(crate) lines: Arc<Lines>,
+    pub(crate) log: LogReader,
     pub(crate) progress: Arc<Progress>,
     pub(crate) counting: Arc<Counting>,
     pub(crate) snapshots: Arc<Snapshots>,
@@ -231,6 +232,7 @@ pub(crate) async fn build(
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
     let applier = Applier::new(machine, snapshots.clone(), progress.clone(), counting.clone());
+    let log = disk.store.reader();
     let peers = Peers::new(local.clone(), lines.clone());
     let built = openraft::Raft::build(settings.id, Arc::new(config), peers, disk.store, applier).await;
     let raft = match built {
@@ -244,6 +246,7 @@ pub(crate) async fn build(
         raft,
         local,
         lines,
+        log,
         progress,
         counting,
         snapshots,

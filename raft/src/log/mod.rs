@@ -207,6 +207,11 @@ fn bounds(range: impl RangeBounds<u64>) -> Range<u64> {
 }
 
 impl LogReader {
+    /// The vote as it was last handed over to be saved, whether it is on disk yet or not.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.window().vote
+    }
+
     /// The entries of a range that the log holds: all of them, or a first part of at least one and about `bytes_max`.
     async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let part = self.shared.window().part(range, bytes_max);
@@ -266,6 +271,10 @@ impl RaftLogReader<Group> for LogReader {
 }
 
 impl LogStore {
+    pub(crate) fn reader(&self) -> LogReader {
+        LogReader { shared: self.shared.clone() }
+    }
+
     fn hand_over(&self, operation: Operation) -> io::Result<()> {
         self.operations.send(operation).map_err(|_| io::Error::other("the log is closed"))
     }
@@ -287,7 +296,7 @@ impl RaftLogStorage<Group> for LogStore {
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
-        LogReader { shared: self.shared.clone() }
+        self.reader()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {

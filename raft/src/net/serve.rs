@@ -19,12 +19,14 @@ use super::frame::{
     self, AppendAsk, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal, SnapshotAnswer, SnapshotHead,
     VoteAnswer, VoteAsk, Wire,
 };
+use super::heartbeat::Heartbeats;
 use super::link::Local;
 use super::transfer;
 use crate::apply::Applier;
 use crate::counters::{Counting, count};
 use crate::entry::Group;
 use crate::founding::Founders;
+use crate::log::LogReader;
 use crate::reads::{LocalRounds, RoundError};
 use crate::snapshot::Snapshots;
 use crate::stream::Stream as PeerStream;
@@ -40,6 +42,7 @@ const SNAPSHOTS_AT_ONCE: usize = 2;
 pub(crate) struct Server {
     local: Arc<Local>,
     raft: OpenRaft,
+    log: LogReader,
     snapshots: Arc<Snapshots>,
     founders: Arc<Founders>,
     rounds: LocalRounds,
@@ -52,7 +55,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(
         local: Arc<Local>,
-        raft: OpenRaft,
+        (raft, log): (OpenRaft, LogReader),
         snapshots: Arc<Snapshots>,
         founders: Arc<Founders>,
         rounds: LocalRounds,
@@ -61,7 +64,7 @@ impl Server {
         let streams = Arc::new(Semaphore::new(local.limits.accepted_streams_max));
         let transfers = Semaphore::new(SNAPSHOTS_AT_ONCE);
         let refusals = Mutex::default();
-        Server { local, raft, snapshots, founders, rounds, counting, streams, transfers, refusals }
+        Server { local, raft, log, snapshots, founders, rounds, counting, streams, transfers, refusals }
     }
 
     /// Serves one stream in a task of its own. Above the limit of streams it is closed unread.
@@ -107,7 +110,8 @@ impl Server {
         timeout(self.local.limits.hello_within, wire.send(frame::encode(&Greeting::Welcome { version })?)).await??;
         frame::allow_large(&mut wire, &self.local.limits);
         match hello.purpose {
-            Purpose::Append | Purpose::Heartbeat => self.serve_appends(wire).await,
+            Purpose::Append => self.serve_appends(wire).await,
+            Purpose::Heartbeat => Heartbeats::new(&self.raft, &self.log, &self.local).serve(wire).await,
             Purpose::Vote => self.serve_votes(wire).await,
             Purpose::Read => self.serve_reads(wire).await,
             Purpose::Snapshot => self.serve_snapshots(wire).await,
