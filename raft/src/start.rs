@@ -16,7 +16,7 @@ use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
-use crate::settings::{LogEngine, Settings};
+use crate::settings::Settings;
 use crate::snapshot::{self, Snapshots};
 use crate::stream::Connect;
 
@@ -89,7 +89,8 @@ struct Disk {
 /// The identity is written last: while it is missing, nothing was promised to anyone, and an interrupted creation is
 /// simply repeated. Once it is there, the log must be too.
 fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
-    let (log_dir, snapshot_dir) = (log::dir_in(&settings.data_dir), snapshot::dir_in(&settings.data_dir));
+    let (log_dir, snapshot_dir) =
+        (log::dir_in(&settings.data_dir, settings.engine), snapshot::dir_in(&settings.data_dir));
     for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
         std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
     }
@@ -108,8 +109,7 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
         _ => StartError::Io { path: snapshot_dir.clone(), source },
     })?;
-    let LogEngine::RaftLog = settings.engine;
-    let opened = log::open(&log_dir, owner, create, &settings.limits, counters)?;
+    let opened = log::open(&settings.data_dir, settings.engine, owner, create, &settings.limits, counters)?;
     let pristine = opened.pristine && snapshots.current().is_none();
     if create && let Err(e) = settle(settings, &identity, pristine) {
         // So that the directory is free again when this returns.
