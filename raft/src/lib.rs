@@ -19,6 +19,8 @@ mod apply;
 mod counters;
 mod entry;
 mod founding;
+#[cfg(test)]
+mod golden;
 mod identity;
 mod log;
 mod machine;

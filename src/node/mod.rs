@@ -15,6 +15,8 @@ mod backend;
 mod expiry;
 mod feed;
 mod gauges;
+#[cfg(test)]
+mod golden;
 mod leases;
 mod meters;
 mod parts;

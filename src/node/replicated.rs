@@ -27,7 +27,7 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
 }
 
 /// Reads what [`encode_entry`] of this or another release wrote.
-fn decode_entry(data: &[u8]) -> Result<Entry, String> {
+pub(super) fn decode_entry(data: &[u8]) -> Result<Entry, String> {
     match data {
         [1, entry @ ..] => postcard::from_bytes(entry).map_err(|e| format!("can't be read ({e})")),
         [form, ..] => {

@@ -27,8 +27,10 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::engine::RecoveryError;
 use self::engine::{Engine, Record};
-use self::record::DiskPayload;
+pub(crate) use self::record::DiskPayload;
 pub(crate) use self::record::Owner;
+#[cfg(test)]
+pub(crate) use self::record::{DiskLogId, DiskVote};
 use self::window::{Window, cost};
 use self::writer::Operation;
 use crate::counters::LogCounters;

@@ -41,7 +41,7 @@ fn checksum(position: u64, bytes: &[u8]) -> u32 {
 }
 
 /// Writes the body of a snapshot in blocks.
-pub(super) struct BlockWriter<W> {
+pub(crate) struct BlockWriter<W> {
     to: W,
     block: Vec<u8>,
     position: u64,
@@ -49,7 +49,7 @@ pub(super) struct BlockWriter<W> {
 
 impl<W: Write> BlockWriter<W> {
     /// Writes the head.
-    pub(super) fn new(mut to: W, head: &Head) -> io::Result<BlockWriter<W>> {
+    pub(crate) fn new(mut to: W, head: &Head) -> io::Result<BlockWriter<W>> {
         let head = postcard::to_allocvec(head).map_err(io::Error::other)?;
         let length = u32::try_from(head.len()).ok().filter(|length| *length as usize <= HEAD_BYTES_MAX);
         let length =
@@ -72,7 +72,7 @@ impl<W: Write> BlockWriter<W> {
     }
 
     /// Writes what is left and the end, and gives back what was written to.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         if !self.block.is_empty() {
             self.write_block()?;
         }
@@ -101,7 +101,7 @@ impl<W: Write> Write for BlockWriter<W> {
 }
 
 /// Reads the body of a snapshot and checks every block before it passes anything on.
-pub(super) struct BlockReader<R> {
+pub(crate) struct BlockReader<R> {
     from: R,
     block: Vec<u8>,
     read: usize,
@@ -111,7 +111,7 @@ pub(super) struct BlockReader<R> {
 
 impl<R: Read> BlockReader<R> {
     /// Reads the head.
-    pub(super) fn new(mut from: R) -> io::Result<(BlockReader<R>, Head)> {
+    pub(crate) fn new(mut from: R) -> io::Result<(BlockReader<R>, Head)> {
         let mut magic = [0; 8];
         from.read_exact(&mut magic)?;
         if &magic != MAGIC {
@@ -131,7 +131,7 @@ impl<R: Read> BlockReader<R> {
     }
 
     /// Reads on to the end, which also checks that nothing was left over by the reader and nothing is missing.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         if self.read < self.block.len() {
             return Err(damaged("the application left a part of it unread"));
         }
@@ -145,7 +145,7 @@ impl<R: Read> BlockReader<R> {
     }
 
     /// Checks every block without using it.
-    pub(super) fn verify(mut self) -> io::Result<()> {
+    pub(crate) fn verify(mut self) -> io::Result<()> {
         while !self.ended {
             self.next_block()?;
         }

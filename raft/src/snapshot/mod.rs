@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-pub(crate) use self::file::Head;
-use self::file::{BlockReader, BlockWriter};
+pub(crate) use self::file::{BlockReader, BlockWriter, Head};
 use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};
 
