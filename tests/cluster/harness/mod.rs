@@ -176,6 +176,13 @@ impl Cluster {
         }
     }
 
+    /// The sum of a metric over its labels; 0 for one that is not there yet.
+    pub async fn metric(&self, api: &str, name: &str) -> f64 {
+        let text = self.http.text(api, "/metrics").await;
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// What one API says about a user.
     pub async fn user(&self, api: &str, user: &str) -> Value {
         let answer = self.http.get(api, &format!("/v1/users/{user}")).await;
