@@ -25,6 +25,7 @@ use crate::net::serve::Server;
 use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
+use crate::space::Watch;
 use crate::start::{self, StartError};
 use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
 use crate::stream::{Connect, Stream};
@@ -80,6 +81,7 @@ struct Inner {
     changes: watch::Receiver<Status>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    space: Arc<Watch>,
     closer: Mutex<Option<(LogCloser, File)>>,
 }
 
@@ -87,6 +89,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Tasks hold no handle of this kind, so they end with the last one, shut down or not.
         self.stop.cancel();
+        self.space.close();
     }
 }
 
@@ -100,7 +103,8 @@ impl Raft {
         connect: Arc<dyn Connect>,
     ) -> Result<Raft, StartError> {
         let built = start::build(&settings, machine, connect).await?;
-        let start::Built { raft, local, lines, log, progress, counting, snapshots, pristine, closer, lock } = built;
+        let start::Built { raft, local, lines, log, progress, counting, snapshots, space, pristine, closer, lock } =
+            built;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let founders = Arc::new(Founders::new(local.clone(), settings.founders, pristine));
         let reads = Reads::start(
@@ -152,6 +156,7 @@ impl Raft {
             changes,
             tasks,
             stop,
+            space,
             closer,
         };
         Ok(Raft { inner: Arc::new(inner) })
@@ -291,6 +296,7 @@ impl Raft {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.stop.cancel();
+        inner.space.close();
         if let Err(e) = inner.raft.shutdown().await {
             warn!(error = %e, "the replica did not stop cleanly");
         }

@@ -46,6 +46,9 @@ use parts::Parts;
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
 
+/// Longest time for a node whose disk failed to end its tasks, before the process goes without.
+const GIVE_UP: Duration = Duration::from_millis(300);
+
 /// A directory node that runs.
 #[derive(Debug)]
 pub struct Node {
@@ -111,8 +114,11 @@ impl Node {
         if result.is_ok() {
             // A planned end costs no election.
             self.raft.hand_over(HAND_OVER).await;
+            self.raft.shutdown().await;
+        } else {
+            // Nothing of the log is touched any more, and whatever waits for the disk is left behind.
+            let _ = tokio::time::timeout(GIVE_UP, self.raft.shutdown()).await;
         }
-        self.raft.shutdown().await;
         self.tasks.shutdown().await;
         result
     }

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod clients;
+mod disk;
 mod everyday;
 mod failures;
 mod harness;

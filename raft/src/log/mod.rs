@@ -33,13 +33,16 @@ use self::writer::Operation;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
 use crate::settings::Limits;
+use crate::space::Watch;
 
 /// What the log's users share with its thread.
 struct Shared {
+    dir: PathBuf,
     window: Mutex<Window>,
     /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
     engine: Mutex<Option<RaftLog<Records>>>,
     counters: Arc<LogCounters>,
+    space: Arc<Watch>,
     read_bytes_max: usize,
 }
 
@@ -123,7 +126,7 @@ pub(crate) fn open(
     owner: Owner,
     create: bool,
     limits: &Limits,
-    counters: Arc<LogCounters>,
+    (counters, space): (Arc<LogCounters>, Arc<Watch>),
 ) -> Result<OpenedLog, RecoveryError> {
     let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
     let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: 0, what };
@@ -150,9 +153,11 @@ pub(crate) fn open(
     let window = load(&log, limits.log_cache_bytes).map_err(damaged)?;
     counters.on_disk(log.on_disk_size());
     let shared = Arc::new(Shared {
+        dir: dir.to_owned(),
         window: Mutex::new(window),
         engine: Mutex::new(Some(log)),
         counters,
+        space,
         read_bytes_max: limits.append_bytes_max,
     });
     let (to, closed) = oneshot::channel();

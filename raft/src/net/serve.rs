@@ -22,7 +22,7 @@ use super::frame::{
 use super::heartbeat::Heartbeats;
 use super::link::Local;
 use super::transfer;
-use crate::apply::Applier;
+use crate::apply::{self, Applier};
 use crate::counters::{Counting, count};
 use crate::entry::Group;
 use crate::founding::Founders;
@@ -227,7 +227,12 @@ impl Server {
     async fn take_snapshot(&self, wire: &mut Wire, head: SnapshotHead) -> io::Result<SnapshotResponse<Group>> {
         let began = Instant::now();
         let _one_of_few = self.transfers.try_acquire().map_err(|_| io::Error::other(Refusal::Busy))?;
-        let file = transfer::receive(wire, &head, &self.snapshots, &self.local.limits).await?;
+        let blame = |error: io::Error| match error.kind() {
+            // It is refused, and comes again.
+            io::ErrorKind::StorageFull => error,
+            _ => apply::failed(&self.counting, &self.snapshots, error),
+        };
+        let file = transfer::receive(wire, &head, &self.snapshots, &self.local.limits, blame).await?;
         let snapshot = alias::SnapshotOf::<Group, _> { meta: head.meta, snapshot: file };
         let installed = self.raft.install_full_snapshot(head.vote, snapshot).await.map_err(io::Error::other)?;
         self.counting.snapshots_installed.add(began.elapsed());

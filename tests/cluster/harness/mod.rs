@@ -3,6 +3,7 @@
 //! Processes are the real program. Each cluster has loopback addresses of its own, so that tests run beside each other and
 //! a process that is started again finds its old address free.
 
+mod faults;
 mod http;
 mod load;
 mod process;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use faults::Disk;
 pub use http::{Answer, Http};
 pub use load::Load;
 pub use process::Process;
@@ -32,6 +34,8 @@ pub struct Cluster {
     network: String,
     data: tempfile::TempDir,
     founders: u64,
+    /// Whether the disks of the nodes fail on command.
+    faults: bool,
 }
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(1);
@@ -40,13 +44,7 @@ impl Cluster {
     /// Starts so many directory nodes and gateways and waits until all take traffic.
     pub async fn start(nodes: u64, gateways: u64) -> Self {
         let mut cluster = Self::found(nodes);
-        for id in 1..=nodes {
-            cluster.start_node(id).await;
-        }
-        for i in 1..=gateways {
-            cluster.start_gateway(&format!("gw-{i}")).await;
-        }
-        cluster.wait_ready().await;
+        cluster.start_all(&[], gateways).await;
         cluster
     }
 
@@ -62,7 +60,24 @@ impl Cluster {
             network,
             data,
             founders: nodes,
+            faults: false,
         }
+    }
+
+    /// A cluster whose nodes have disks that fail on command. Nothing runs yet.
+    pub fn on_failing_disks(nodes: u64) -> Self {
+        Self { faults: true, ..Self::found(nodes) }
+    }
+
+    /// Starts so many directory nodes, with further flags, and gateways and waits until all take traffic.
+    pub async fn start_all(&mut self, flags: &[&str], gateways: u64) {
+        for id in 1..=self.founders {
+            self.start_node_with(id, flags).await;
+        }
+        for i in 1..=gateways {
+            self.start_gateway(&format!("gw-{i}")).await;
+        }
+        self.wait_ready().await;
     }
 
     pub async fn start_node(&mut self, id: u64) {
@@ -81,7 +96,8 @@ impl Cluster {
         arguments.extend(["--peers".to_owned(), peers.join(",")]);
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.data.path().join(format!("node-{id}.log"));
-        let process = Process::start(&arguments, &log).await;
+        let environment = if self.faults { self.disk(id).environment() } else { Vec::new() };
+        let process = Process::start_in(&arguments, &log, &environment).await;
         self.nodes.insert(id, process);
     }
 
@@ -107,6 +123,11 @@ impl Cluster {
 
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.data.path().join(format!("node-{id}"))
+    }
+
+    /// The disk of a node, to be told how it fails.
+    pub fn disk(&self, id: u64) -> Disk {
+        Disk::new(&self.data_dir(id), &self.data.path().join(format!("disk-{id}")))
     }
 
     /// Waits until every process that runs takes traffic.
