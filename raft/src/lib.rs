@@ -28,6 +28,7 @@ mod propose;
 mod raft;
 mod reads;
 mod settings;
+mod short;
 mod snapshot;
 mod space;
 mod start;

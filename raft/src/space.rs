@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -33,7 +34,7 @@ const ESSENTIAL_PART: u64 = 4;
 const LOG_PART: u64 = 16;
 
 /// A look at the space.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// The data directory.
     pub dir: PathBuf,
@@ -103,6 +104,11 @@ impl Watch {
 
     pub(crate) fn is_short(&self) -> bool {
         self.short.load(Relaxed)
+    }
+
+    /// Whether nothing but what was accepted already may be written.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        *self.free.borrow() < self.reserve / ESSENTIAL_PART
     }
 
     /// Whether `bytes` that are small, or that help, may still be written.

@@ -17,6 +17,7 @@ use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
 use crate::settings::{LogEngine, Settings};
+use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
 use crate::space::Watch;
 use crate::stream::Connect;
@@ -204,7 +205,6 @@ pub(crate) struct Built {
     pub(crate) progress: Arc<Progress>,
     pub(crate) counting: Arc<Counting>,
     pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) space: Arc<Watch>,
     pub(crate) pristine: bool,
     pub(crate) closer: LogCloser,
     /// Held for as long as the replica uses its directory.
@@ -231,6 +231,7 @@ pub(crate) async fn build(
         heartbeat: settings.heartbeat,
         limits: settings.limits.clone(),
         connect,
+        shortage: Arc::new(Shortage::new(settings.id, disk.space)),
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
@@ -253,7 +254,6 @@ pub(crate) async fn build(
         progress,
         counting,
         snapshots,
-        space: disk.space,
         pristine: disk.pristine,
         closer: disk.closer,
         lock: disk.lock,

@@ -38,7 +38,7 @@ use switchboard_raft::Raft;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::{SNAPSHOT_EVERY, Settings};
+pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;
 use parts::Parts;

@@ -8,5 +8,6 @@ mod clients;
 mod disk;
 mod everyday;
 mod failures;
+mod full;
 mod harness;
 mod services;

@@ -8,6 +8,9 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Cluster, PATIENCE};
 
+/// Of the protocol between members. It is raised with every change of a message.
+const VERSION: u8 = 2;
+
 /// A hello as it is on the wire: version, then cluster, from, its nonce, to, its nonce, purpose.
 fn hello(version: u8, cluster: &str, to: u64, to_nonce: u64, purpose: u8) -> Vec<u8> {
     let fields = (cluster, 9u64, 1u64, to, to_nonce, purpose);
@@ -72,10 +75,10 @@ async fn strangers_are_refused_in_words() {
     let cases = [
         (b"no protocol at all, just some text".to_vec(), 0, "garbage in a frame"),
         (hello(200, "test", 1, 0, FOUNDING), 1, "another version"),
-        (hello(1, "other", 1, 0, FOUNDING), 2, "another cluster"),
-        (hello(1, "test", 2, 0, FOUNDING), 3, "another node"),
-        (hello(1, "test", 1, 12345, APPEND), 4, "another data directory"),
-        (hello(1, "test", 1, 0, APPEND), 4, "no data directory"),
+        (hello(VERSION, "other", 1, 0, FOUNDING), 2, "another cluster"),
+        (hello(VERSION, "test", 2, 0, FOUNDING), 3, "another node"),
+        (hello(VERSION, "test", 1, 12345, APPEND), 4, "another data directory"),
+        (hello(VERSION, "test", 1, 0, APPEND), 4, "no data directory"),
     ];
     for (greeting, expected, what) in &cases {
         let mut visitor = Visitor::to(&cluster, 1).await;
@@ -103,14 +106,14 @@ async fn oversized_frames_and_garbage_end_a_stream_and_nothing_else() {
     assert_eq!(reason(&answer), 0);
     for garbage in [[0xff; 64].to_vec(), framed(&[0xff; 64]), framed(&[]), 100_000_000u32.to_le_bytes().to_vec()] {
         let mut greeted = Visitor::to(&cluster, 1).await;
-        greeted.send(&framed(&hello(1, "test", 1, 0, FOUNDING))).await;
+        greeted.send(&framed(&hello(VERSION, "test", 1, 0, FOUNDING))).await;
         assert_eq!(greeted.frame().await.unwrap(), WELCOME);
         greeted.send(&garbage).await;
         assert!(greeted.is_closed().await, "{garbage:?}");
     }
     // A half-sent frame, and then the end.
     let mut half = Visitor::to(&cluster, 1).await;
-    half.send(&framed(&hello(1, "test", 1, 0, FOUNDING))[..10]).await;
+    half.send(&framed(&hello(VERSION, "test", 1, 0, FOUNDING))[..10]).await;
     drop(half);
     cluster.set("x", "2").await;
 }
@@ -123,7 +126,7 @@ async fn streams_above_the_limit_are_closed() {
     let mut kept = Vec::new();
     for _ in 0..4 {
         let mut visitor = Visitor::to(&cluster, 1).await;
-        visitor.send(&framed(&hello(1, "test", 1, 0, FOUNDING))).await;
+        visitor.send(&framed(&hello(VERSION, "test", 1, 0, FOUNDING))).await;
         assert_eq!(visitor.frame().await.unwrap(), WELCOME);
         kept.push(visitor);
     }

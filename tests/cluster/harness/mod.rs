@@ -121,6 +121,11 @@ impl Cluster {
         self.gateways.insert(id.to_owned(), process);
     }
 
+    /// Where the data directories of the nodes are.
+    pub fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.data.path().join(format!("node-{id}"))
     }
@@ -176,6 +181,25 @@ impl Cluster {
         let leader = self.leader().await;
         let mut running = self.nodes.iter().filter(|(_, process)| process.is_running());
         *running.find(|(id, _)| **id != leader).unwrap().0
+    }
+
+    /// A figure of one process, added up over its labels.
+    pub async fn metric(&self, api: &str, name: &str) -> f64 {
+        let text = self.http.text(api, "/metrics").await;
+        let named = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        named
+            .filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
+            .filter_map(|(_, v)| v.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Renewals that the nodes have acknowledged.
+    pub async fn renewals(&self) -> f64 {
+        let mut all = 0.0;
+        for node in self.nodes.values().filter(|node| node.is_running()) {
+            all += self.metric(&node.api(), "switchboard_lease_renewals_total").await;
+        }
+        all
     }
 
     /// Connects a client and waits for its welcome.

@@ -62,6 +62,11 @@ impl Process {
         !self.dead
     }
 
+    /// Whether it has not ended by itself.
+    pub fn still_runs(&mut self) -> bool {
+        !self.dead && self.child.try_wait().unwrap().is_none()
+    }
+
     /// What it told on stdout.
     pub fn ready(&self) -> &Value {
         &self.ready
