@@ -22,6 +22,7 @@ use crate::net::frame::{
 use crate::roster::Roster;
 use crate::settings::{Addresses, Formats};
 use crate::snapshot::{BlockReader, BlockWriter, Head};
+use crate::space::Space;
 
 #[path = "../../tests/golden/fixture.rs"]
 mod fixture;
@@ -44,6 +45,10 @@ fn check<T: Serialize + DeserializeOwned>(name: &str, messages: &[T]) {
 
 fn log_id(index: u64) -> LogId {
     LogId { leader_id: LeaderId { term: 7, node_id: 2 }, index }
+}
+
+fn space() -> Space {
+    Space { dir: "/data".into(), free: 1 << 20, reserve: 1 << 26, short: true }
 }
 
 fn seat(id: u64) -> Seat {
@@ -99,6 +104,7 @@ fn greetings_keep_their_form() {
         Refusal::OtherDirectory(2),
         Refusal::Impostor(3),
         Refusal::Busy,
+        Refusal::NoSpace(space()),
     ];
     let greetings = std::iter::once(Greeting::Welcome { version: 1 }).chain(refusals.map(Greeting::Refused));
     check("greeting-2.hex", &greetings.collect::<Vec<_>>());
@@ -114,10 +120,11 @@ fn messages_of_version_1_keep_their_form() {
         leader_commit: Some(log_id(298)),
     };
     check("append-1.hex", &[AppendAsk::Ping, AppendAsk::Append(5, append)]);
-    let answers: [AppendAnswer; 3] = [
-        (5, Ok(Some(log_id(302)))),
-        (6, Err(StreamAppendError::Conflict(log_id(300)))),
-        (7, Err(StreamAppendError::HigherVote(vote))),
+    let answer = |number, short, result| AppendAnswer { number, short, result };
+    let answers = [
+        answer(5, None, Ok(Some(log_id(302)))),
+        answer(6, Some(space()), Err(StreamAppendError::Conflict(log_id(300)))),
+        answer(7, None, Err(StreamAppendError::HigherVote(vote))),
     ];
     check("append-answer-1.hex", &answers);
     let request = VoteRequest { vote, last_log_id: Some(log_id(302)), leadership_transfer: true };

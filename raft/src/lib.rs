@@ -18,6 +18,7 @@
 mod apply;
 mod counters;
 mod entry;
+mod failure;
 mod founding;
 #[cfg(test)]
 mod golden;
@@ -30,7 +31,9 @@ mod raft;
 mod reads;
 mod roster;
 mod settings;
+mod short;
 mod snapshot;
+mod space;
 mod start;
 mod status;
 mod stream;
@@ -45,6 +48,7 @@ pub use propose::{Applied, ProposeError, Proposed};
 pub use raft::{FatalReason, Raft, SnapshotError};
 pub use reads::ReadError;
 pub use settings::{Addresses, Formats, Limits, LogEngine, NodeId, Settings};
+pub use space::Space;
 pub use start::StartError;
 pub use status::{Leadership, Member, MemberRole, MemberState, Role, Status};
 pub use stream::{Connect, Stream};

@@ -26,8 +26,9 @@ use crate::net::serve::Server;
 use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
+use crate::space::Space;
 use crate::start::{self, StartError};
-use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
+use crate::status::{self, Leadership, Role, Status};
 use crate::stream::{Connect, Stream};
 
 pub(crate) type OpenRaft = openraft::Raft<Group, Applier>;
@@ -88,6 +89,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Tasks hold no handle of this kind, so they end with the last one, shut down or not.
         self.stop.cancel();
+        self.local.shortage.own.close();
     }
 }
 
@@ -126,8 +128,14 @@ impl Raft {
         let (to_leadership, leadership) = watch::channel(None);
         let (to_changes, changes) = watch::channel(observer.status());
         let watched = stop.clone();
+        let (kept, keeper) = (stop.clone(), observer.clone());
         tasks.spawn(async move {
             watched.run_until_cancelled(observer.observe(to_leadership, to_changes)).await;
+        });
+        let election_max = settings.election.1;
+        tasks.spawn(async move {
+            let shortage = &keeper.local.shortage;
+            kept.run_until_cancelled(shortage.keep(&keeper.raft, election_max, || keeper.status())).await;
         });
         let (sized, bounded) = (stop.clone(), (raft.clone(), progress.clone(), counting.clone()));
         let bytes_max = local.limits.snapshot_every_log_bytes;
@@ -170,13 +178,43 @@ impl Raft {
     /// Proposes an entry and waits until it is committed and applied here. Only the leader can; calls that come together
     /// share their flushes. Proposals of one task, each awaited, are applied in their order; concurrent ones in any.
     pub async fn propose(&self, data: Bytes) -> Result<Proposed, ProposeError> {
-        self.inner.proposals.propose(&self.inner.raft, &self.inner.counting, None, data).await
+        self.check_space(self.inner.local.shortage.refuses())?;
+        self.propose_on(None, data).await
     }
 
-    /// As [`propose`](Raft::propose), on the condition that this member still leads in that very term. It is decided at
-    /// the moment of appending, and the proposal is never passed on to another leader.
+    /// As [`propose`](Raft::propose), for an entry that ends or frees something: it may use a part of the space that is
+    /// kept free.
+    pub async fn propose_essential(&self, data: Bytes) -> Result<Proposed, ProposeError> {
+        self.propose_on(None, data).await
+    }
+
+    /// As [`propose_essential`](Raft::propose_essential), on the condition that this member still leads in that very term.
+    /// It is decided at the moment of appending, and the proposal is never passed on to another leader.
     pub async fn propose_as(&self, leadership: &Leadership, data: Bytes) -> Result<Proposed, ProposeError> {
-        self.inner.proposals.propose(&self.inner.raft, &self.inner.counting, Some(leadership), data).await
+        self.propose_on(Some(leadership), data).await
+    }
+
+    async fn propose_on(&self, leadership: Option<&Leadership>, data: Bytes) -> Result<Proposed, ProposeError> {
+        let Inner { raft, local, counting, proposals, .. } = &*self.inner;
+        self.check_space(local.shortage.exhausted())?;
+        proposals.propose(raft, counting, leadership, data).await
+    }
+
+    /// For whose sake [`propose`](Raft::propose) refuses, if this member leads: which one is short of space.
+    pub fn refuses(&self) -> Option<(NodeId, Space)> {
+        self.inner.local.shortage.refuses().filter(|_| self.leads())
+    }
+
+    fn check_space(&self, short: Option<(NodeId, Space)>) -> Result<(), ProposeError> {
+        match short.filter(|_| self.leads()) {
+            Some((node, space)) => Err(ProposeError::NoSpace { node, space }),
+            None => Ok(()),
+        }
+    }
+
+    /// Only a leader's space matters to a proposal: from others it goes to the leader.
+    fn leads(&self) -> bool {
+        self.inner.raft.server_metrics().borrow_watched().state == openraft::ServerState::Leader
     }
 
     /// A point for a linearizable read, on any member: an index that covers everything acknowledged before this call,
@@ -208,19 +246,18 @@ impl Raft {
     /// How the replica is now.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
-        status::status(
-            &inner.raft,
-            &inner.progress,
-            &inner.local.cluster,
-            inner.founders.standing(),
-            inner.local.heartbeat,
-        )
+        status::status(&inner.raft, &inner.progress, &inner.local, inner.founders.standing())
     }
 
     /// A signal for changes of role, leader, term, membership or standing. The value is the status at that change; for
     /// the marks as they are now, ask for the [`status`](Raft::status).
     pub fn status_changes(&self) -> watch::Receiver<Status> {
         self.inner.changes.clone()
+    }
+
+    /// The space that is left for the data directory.
+    pub fn space(&self) -> Space {
+        self.inner.local.shortage.own.seen()
     }
 
     /// What was counted since the start.
@@ -263,18 +300,16 @@ impl Raft {
         if status.role != Role::Leader {
             return true;
         }
-        let others = status.members.iter().filter(|member| member.id != status.id && member.role == MemberRole::Voter);
-        let Some(next) = others.filter(|member| member.state == MemberState::Following).max_by_key(|m| m.matched)
-        else {
+        let Some(next) = self.inner.local.shortage.successor(&status) else {
             return false;
         };
-        if raft.trigger().transfer_leader(next.id).await.is_err() {
+        if raft.trigger().transfer_leader(next).await.is_err() {
             return true;
         }
         if timeout(within, leadership.wait_for(Option::is_none)).await.is_ok() {
             return true;
         }
-        self.resign(next.id).await;
+        self.resign(next).await;
         false
     }
 
@@ -310,6 +345,7 @@ impl Raft {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.stop.cancel();
+        inner.local.shortage.own.close();
         if let Err(e) = inner.raft.shutdown().await {
             warn!(error = %e, "the replica did not stop cleanly");
         }
@@ -380,6 +416,7 @@ async fn bound_log(raft: &OpenRaft, progress: &Progress, counting: &Counting, by
 }
 
 /// Turns openraft's metrics into signals.
+#[derive(Clone)]
 struct Observer {
     raft: OpenRaft,
     local: Arc<Local>,
@@ -391,7 +428,7 @@ struct Observer {
 impl Observer {
     fn status(&self) -> Status {
         let standing = self.founders.standing();
-        status::status(&self.raft, &self.progress, &self.local.cluster, standing, self.local.heartbeat)
+        status::status(&self.raft, &self.progress, &self.local, standing)
     }
 
     async fn observe(&self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {

@@ -155,6 +155,9 @@ pub struct Limits {
     pub entries_kept_after_snapshot: u64,
     /// Size of one log file. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
     pub log_chunk_bytes: usize,
+    /// Space below the data directory that is kept free, so that no write ever finds the disk full; see `space`. 0 turns
+    /// it off. Default 64 MiB: all proposals that may be in flight.
+    pub disk_reserve_bytes: u64,
     /// Recent entries kept in memory, for replication and apply. Default 64 MiB.
     pub log_cache_bytes: usize,
     /// How long the log engine gathers before it writes. Never 0: that turns its group commit off. Default 20 us.
@@ -233,6 +236,7 @@ impl Default for Limits {
             snapshot_every_log_bytes: 256 * mib as u64,
             entries_kept_after_snapshot: 50_000,
             log_chunk_bytes: 32 * mib,
+            disk_reserve_bytes: 64 * mib as u64,
             log_cache_bytes: 64 * mib,
             flush_gather: Duration::from_micros(20),
             proposals_in_flight: 8192,

@@ -17,7 +17,9 @@ use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
 use crate::settings::Settings;
+use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
+use crate::space::Watch;
 use crate::stream::Connect;
 
 /// Why a replica does not start. Nothing was changed in the data directory, except that a torn write may have been cut
@@ -82,6 +84,7 @@ struct Disk {
     store: LogStore,
     closer: LogCloser,
     snapshots: Snapshots,
+    space: Arc<Watch>,
 }
 
 /// Opens or creates the data directory. Blocks.
@@ -105,18 +108,20 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         None => Identity::draw(settings),
     };
     let owner = Owner { id: identity.id, nonce: identity.nonce };
-    let snapshots = Snapshots::open(&snapshot_dir).map_err(|source| match source.kind() {
+    let space = Arc::new(Watch::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
+    let snapshots = Snapshots::open(&snapshot_dir, space.clone()).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
         _ => StartError::Io { path: snapshot_dir.clone(), source },
     })?;
-    let opened = log::open(&settings.data_dir, settings.engine, owner, create, &settings.limits, counters)?;
+    let opened =
+        log::open(&settings.data_dir, settings.engine, owner, create, &settings.limits, (counters, space.clone()))?;
     let pristine = opened.pristine && snapshots.current().is_none();
     if create && let Err(e) = settle(settings, &identity, pristine) {
         // So that the directory is free again when this returns.
         opened.closer.close_blocking();
         return Err(e);
     }
-    Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+    Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots, space })
 }
 
 /// Makes a new data directory count: writes its identity.
@@ -228,6 +233,7 @@ pub(crate) async fn build(
         formats: settings.formats,
         limits: settings.limits.clone(),
         connect,
+        shortage: Arc::new(Shortage::new(settings.id, disk.space)),
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);

@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::entry::{Group, LogId, Vote};
-use crate::net::frame::{self, AppendAsk, Purpose};
+use crate::net::frame::{self, AppendAnswer, AppendAsk, Purpose};
 use crate::net::link::Link;
 use crate::{Addresses, Connect, Frozen, NodeId, PREAMBLE, Raft, Settings, StateMachine, Stream};
 
@@ -182,8 +182,8 @@ async fn a_member_that_votes_for_another_one_confirms_its_leader_no_more() {
     drop(stop);
     assert!(granted.await.unwrap().unwrap().vote_granted);
     let late = timeout(Duration::from_secs(20), link.wire.next()).await.unwrap().unwrap().unwrap();
-    let (_, late): (u64, StreamAppendResult<Group>) = frame::decode(&late).unwrap();
-    assert!(matches!(late, Err(StreamAppendError::HigherVote(_))), "{late:?}");
+    let late: AppendAnswer = frame::decode(&late).unwrap();
+    assert!(matches!(late.result, Err(StreamAppendError::HigherVote(_))), "{:?}", late.result);
 }
 
 /// The answer to a heartbeat, unless it takes much longer than any that does not wait for a disk.
@@ -192,9 +192,9 @@ async fn ask(link: &mut Link, heartbeat: AppendEntriesRequest<Group>) -> Option<
     link.next += 1;
     link.wire.send(frame::encode(&AppendAsk::Append(number, heartbeat)).unwrap()).await.unwrap();
     let frame = timeout(Duration::from_secs(2), link.wire.next()).await.ok()?;
-    let (answered, answer): (u64, StreamAppendResult<Group>) = frame::decode(&frame?.unwrap()).unwrap();
-    assert_eq!(answered, number);
-    Some(answer)
+    let answer: AppendAnswer = frame::decode(&frame?.unwrap()).unwrap();
+    assert_eq!(answer.number, number);
+    Some(answer.result)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

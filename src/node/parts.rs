@@ -72,7 +72,7 @@ impl Parts {
         let name = format!("node {}", settings.id);
         let others = client::Settings { cluster: settings.cluster.clone(), name: name.clone(), nodes };
         let identity = Identity { cluster: settings.cluster.clone(), name, nonce: chance::nonce().into() };
-        let ((proposals, proposals_queue), (leases, renewals)) = (Proposals::new(), Leases::new());
+        let ((proposals, proposals_queue), (leases, renewals)) = (Proposals::new(raft.clone()), Leases::new());
         let parts = Self {
             raft,
             settings,

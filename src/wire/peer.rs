@@ -190,6 +190,21 @@ pub enum Failure {
     /// Too much is waiting already. Nothing was changed.
     #[error("too many requests are waiting for the leader")]
     Overloaded,
+    /// A node has no space for anything new. Nothing was changed; it passes when space is freed there.
+    #[error(
+        "directory node {node} has {free_bytes} bytes free in {dir}, and {reserve_bytes} are kept free: nothing new is \
+         registered until there is space; free some there"
+    )]
+    NoSpace {
+        /// Which node.
+        node: u64,
+        /// Its data directory.
+        dir: String,
+        /// What is left there.
+        free_bytes: u64,
+        /// What is kept free.
+        reserve_bytes: u64,
+    },
     /// A request outside its limits. Nothing was changed; repeating it does not help.
     #[error("{why}")]
     Refused {

@@ -5,7 +5,9 @@
 
 mod chaos;
 mod clients;
+mod disk;
 mod everyday;
 mod failures;
+mod full;
 mod harness;
 mod services;

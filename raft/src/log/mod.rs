@@ -36,13 +36,16 @@ use self::writer::Operation;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
 use crate::settings::{Limits, LogEngine};
+use crate::space::Watch;
 
 /// What the log's users share with its thread.
 struct Shared {
+    dir: PathBuf,
     window: Mutex<Window>,
     /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
     engine: Mutex<Option<Box<dyn Engine>>>,
     counters: Arc<LogCounters>,
+    space: Arc<Watch>,
     read_bytes_max: usize,
 }
 
@@ -127,7 +130,7 @@ pub(crate) fn open(
     owner: Owner,
     create: bool,
     limits: &Limits,
-    counters: Arc<LogCounters>,
+    (counters, space): (Arc<LogCounters>, Arc<Watch>),
 ) -> Result<OpenedLog, RecoveryError> {
     let dir = &dir_in(data_dir, kind);
     let fail = |source| RecoveryError::Io { path: dir.clone(), source };
@@ -146,9 +149,11 @@ pub(crate) fn open(
     let window = load(log.as_ref(), limits.log_cache_bytes).map_err(damaged)?;
     counters.on_disk(log.on_disk_bytes());
     let shared = Arc::new(Shared {
+        dir: dir.to_owned(),
         window: Mutex::new(window),
         engine: Mutex::new(Some(log)),
         counters,
+        space,
         read_bytes_max: limits.append_bytes_max,
     });
     let (to, closed) = oneshot::channel();

@@ -20,6 +20,7 @@ use crate::entry::{Data, Entry, Group, LeaderId, LogId, Vote};
 use crate::machine::{Frozen, StateMachine};
 use crate::settings::{Limits, LogEngine};
 use crate::snapshot::Snapshots;
+use crate::space::Watch;
 
 const OWNER: Owner = Owner { id: 1, nonce: 7 };
 
@@ -28,9 +29,13 @@ fn limits() -> Limits {
     Limits { log_chunk_bytes: 2048, log_cache_bytes: 2048, ..Limits::default() }
 }
 
+fn space(dir: &Path) -> Arc<Watch> {
+    Arc::new(Watch::new(dir, 0))
+}
+
 fn opened(dir: &Path, create: bool) -> Result<(LogStore, LogCloser), RecoveryError> {
     std::fs::create_dir_all(super::dir_in(dir, LogEngine::RaftLog)).unwrap();
-    let opened = open(dir, LogEngine::RaftLog, OWNER, create, &limits(), Arc::default())?;
+    let opened = open(dir, LogEngine::RaftLog, OWNER, create, &limits(), (Arc::default(), space(dir)))?;
     Ok((opened.store, opened.closer))
 }
 
@@ -66,7 +71,7 @@ impl StoreBuilder<Group, LogStore, Applier, (TempDir, LogCloser)> for Builder {
         let snapshots = dir.path().join("snapshots");
         std::fs::create_dir(&snapshots).unwrap();
         let (store, closer) = opened(dir.path(), true).unwrap();
-        let snapshots = Arc::new(Snapshots::open(&snapshots).unwrap());
+        let snapshots = Arc::new(Snapshots::open(&snapshots, space(dir.path())).unwrap());
         let counting = Arc::new(Counting::default());
         let applier = Applier::new(Arc::new(Nothing), snapshots, Arc::new(Progress::new()), counting);
         Ok(((dir, closer), store, applier))
@@ -358,8 +363,9 @@ async fn a_log_opens_for_its_owner_only_and_once() {
     closer.close().await;
     drop(store);
     let stranger = Owner { id: 2, nonce: 7 };
-    let refused =
-        open(dir.path(), LogEngine::RaftLog, stranger, false, &limits(), Arc::default()).map(drop).unwrap_err();
+    let refused = open(dir.path(), LogEngine::RaftLog, stranger, false, &limits(), (Arc::default(), space(dir.path())))
+        .map(drop)
+        .unwrap_err();
     assert!(matches!(refused, RecoveryError::Damaged { .. }), "{refused}");
 }
 

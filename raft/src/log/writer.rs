@@ -18,6 +18,7 @@ use super::Shared;
 use super::engine::{Engine, Record};
 use super::record::{DiskLogId, DiskPayload, DiskVote};
 use crate::entry::Group;
+use crate::failure::of_disk;
 
 /// Operations written together, so that no flush grows without bound.
 const BATCH_OPERATIONS_MAX: usize = 4096;
@@ -101,7 +102,8 @@ impl Writer {
             let mut batch = Batch::default();
             let outcome = self.write(first, &mut batch);
             if let Err(e) = &outcome {
-                self.shared.counters.fail(e);
+                error!(dir = %self.shared.dir.display(), error = %e, "the log can't be written; this node must end");
+                self.shared.counters.fail(&of_disk(&self.shared.dir, e));
             }
             for waiting in batch.waiting {
                 waiting.tell(&outcome);
@@ -157,6 +159,11 @@ impl Writer {
 
     fn write(&mut self, first: Operation, batch: &mut Batch) -> io::Result<()> {
         let shared = self.shared.clone();
+        // Entries wait here until there is space for them; nothing of ours is locked meanwhile.
+        let room = match &first {
+            Operation::Append(_, bytes, _) => shared.space.hold(*bytes as u64),
+            _ => shared.space.room(),
+        };
         let mut engine = shared.engine.lock().expect("the engine's lock is never poisoned");
         let Some(log) = engine.as_mut() else {
             return Err(io::Error::other("the log is closed"));
@@ -167,7 +174,8 @@ impl Writer {
             // After an error the rest of the batch is only collected, to be answered.
             let written = self.write_one(log.as_mut(), operation, batch);
             failed = failed.and(written);
-            let full = batch.operations >= BATCH_OPERATIONS_MAX || batch.bytes >= BATCH_BYTES_MAX || batch.close;
+            let bytes_max = (BATCH_BYTES_MAX as u64).min(room);
+            let full = batch.operations >= BATCH_OPERATIONS_MAX || batch.bytes as u64 >= bytes_max || batch.close;
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         failed?;

@@ -24,6 +24,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::entry::{Group, SnapshotMeta, Vote};
 use crate::settings::{Addresses, Formats, Limits, NodeId};
+use crate::space::Space;
 use crate::stream::Stream;
 
 /// The first bytes of every connection between members, written by the connector.
@@ -105,6 +106,8 @@ pub(crate) enum Refusal {
     Impostor(NodeId),
     #[error("too many streams of this kind are open")]
     Busy,
+    #[error("{free} bytes are free in {dir}: it takes no entries until there is space; free some there", free = .0.free, dir = .0.dir.display())]
+    NoSpace(Space),
 }
 
 /// The newest version of the messages that both sides speak.
@@ -138,7 +141,14 @@ pub(crate) enum AppendAsk {
 }
 
 /// `Append` and `Heartbeat`, back: one for each request, in order.
-pub(crate) type AppendAnswer = (u64, StreamAppendResult<Group>);
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) struct AppendAnswer {
+    pub(crate) number: u64,
+    /// The space that is left to the acceptor, if it is short of it.
+    pub(crate) short: Option<Space>,
+    pub(crate) result: StreamAppendResult<Group>,
+}
 
 /// `Vote`, to the acceptor.
 #[derive(Serialize, Deserialize)]

@@ -27,7 +27,7 @@ use openraft::errors::RaftError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult};
 use tokio::time::timeout;
 
-use super::frame::{self, AppendAsk, Wire};
+use super::frame::{self, AppendAnswer, AppendAsk, Wire};
 use super::link::Local;
 use crate::apply::Applier;
 use crate::entry::{Group, LogId};
@@ -59,9 +59,13 @@ impl<'a> Heartbeats<'a> {
         let idle_max = self.local.limits.idle_max;
         while let Some(frame) = timeout(idle_max, wire.next()).await? {
             let AppendAsk::Append(number, heartbeat) = frame::decode(&frame?)? else { continue };
-            let answer = self.answer(heartbeat).await?;
-            let refused = answer.is_err();
-            timeout(idle_max, wire.send(frame::encode(&(number, answer))?)).await??;
+            let result = self.answer(heartbeat).await?;
+            let refused = result.is_err();
+            if !refused {
+                self.local.shortage.heard_leader();
+            }
+            let answer = AppendAnswer { number, short: self.local.shortage.tell(), result };
+            timeout(idle_max, wire.send(frame::encode(&answer)?)).await??;
             if refused {
                 break;
             }

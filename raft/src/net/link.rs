@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::frame::{self, Greeting, Hello, PREAMBLE, Purpose, Refusal, Wire};
 use crate::entry::Seat;
 use crate::settings::{Addresses, Formats, Limits, NodeId};
+use crate::short::Shortage;
 use crate::stream::Connect;
 
 /// Who this member is, for everything that connects.
@@ -26,6 +27,7 @@ pub(crate) struct Local {
     pub(crate) formats: Formats,
     pub(crate) limits: Limits,
     pub(crate) connect: Arc<dyn Connect>,
+    pub(crate) shortage: Arc<Shortage>,
 }
 
 /// Why there is no connection.

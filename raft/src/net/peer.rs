@@ -320,7 +320,8 @@ where
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<StreamAppendResult<Group>>> {
         loop {
             let frame = ready!(self.wire().poll_next(cx)).ok_or(io::ErrorKind::UnexpectedEof)??;
-            let (number, answer): AppendAnswer = frame::decode(&frame)?;
+            let AppendAnswer { number, short, result: answer } = frame::decode(&frame)?;
+            self.peer.local.shortage.told(self.peer.to, short);
             match self.outstanding.front() {
                 Some(expected) if *expected == number => {
                     self.outstanding.pop_front();

@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::frame::{
-    self, AppendAsk, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal, SnapshotAnswer, SnapshotHead,
-    VoteAnswer, VoteAsk, Wire,
+    self, AppendAnswer, AppendAsk, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal, SnapshotAnswer,
+    SnapshotHead, VoteAnswer, VoteAsk, Wire,
 };
 use super::heartbeat::Heartbeats;
 use super::link::Local;
 use super::transfer;
-use crate::apply::Applier;
+use crate::apply::{self, Applier};
 use crate::counters::{Counting, count};
 use crate::entry::Group;
 use crate::founding::Founders;
@@ -148,6 +148,11 @@ impl Server {
         if hello.to_nonce != local.nonce {
             return Err(Refusal::OtherDirectory(local.id));
         }
+        if hello.purpose == Purpose::Append
+            && let Some((_, space)) = local.shortage.exhausted()
+        {
+            return Err(Refusal::NoSpace(space));
+        }
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let known = metrics.membership_config.get_node(&hello.from);
@@ -160,13 +165,14 @@ impl Server {
     async fn serve_appends(&self, wire: Wire) -> io::Result<()> {
         let (mut sink, stream) = wire.split();
         let (asked, mut numbers) = mpsc::unbounded_channel();
-        let requests = requests(stream, asked, self.local.limits.idle_max);
+        let requests = requests(stream, asked, self.local.clone());
         let mut answers = std::pin::pin!(self.raft.stream_append(requests));
         while let Some(answer) = answers.next().await {
             let answer = answer.map_err(io::Error::other)?;
             let number = numbers.recv().await.ok_or(io::ErrorKind::UnexpectedEof)?;
             let last = answer.is_err();
-            let sent = sink.send(frame::encode(&(number, answer))?);
+            let answer = AppendAnswer { number, short: self.local.shortage.tell(), result: answer };
+            let sent = sink.send(frame::encode(&answer)?);
             timeout(self.local.limits.idle_max, sent).await??;
             if last {
                 break;
@@ -234,7 +240,12 @@ impl Server {
     async fn take_snapshot(&self, wire: &mut Wire, head: SnapshotHead) -> io::Result<SnapshotResponse<Group>> {
         let began = Instant::now();
         let _one_of_few = self.transfers.try_acquire().map_err(|_| io::Error::other(Refusal::Busy))?;
-        let file = transfer::receive(wire, &head, &self.snapshots, &self.local.limits).await?;
+        let blame = |error: io::Error| match error.kind() {
+            // It is refused, and comes again.
+            io::ErrorKind::StorageFull => error,
+            _ => apply::failed(&self.counting, &self.snapshots, error),
+        };
+        let file = transfer::receive(wire, &head, &self.snapshots, &self.local.limits, blame).await?;
         let snapshot = alias::SnapshotOf::<Group, _> { meta: head.meta, snapshot: file };
         let installed = self.raft.install_full_snapshot(head.vote, snapshot).await.map_err(io::Error::other)?;
         self.counting.snapshots_installed.add(began.elapsed());
@@ -254,21 +265,22 @@ impl Server {
     }
 }
 
-/// The requests of a stream, for openraft; their numbers are noted on the way. Ends with the stream, on garbage, and when
-/// the other side has been silent for too long.
+/// The requests of a stream, for openraft; their numbers are noted on the way. Ends with the stream, on garbage, when the
+/// other side has been silent for too long, and when there is no space for entries.
 fn requests(
     stream: impl Stream<Item = io::Result<bytes::BytesMut>> + Send + Unpin + 'static,
     asked: mpsc::UnboundedSender<u64>,
-    idle_max: std::time::Duration,
+    local: Arc<Local>,
 ) -> impl Stream<Item = AppendEntriesRequest<Group>> + Send + 'static {
-    stream::unfold((stream, asked), move |(mut stream, asked)| async move {
+    stream::unfold((stream, asked, local), move |(mut stream, asked, local)| async move {
         loop {
-            let frame = timeout(idle_max, stream.next()).await.ok()??.ok()?;
+            let frame = timeout(local.limits.idle_max, stream.next()).await.ok()??.ok()?;
             match frame::decode(&frame) {
                 Ok(AppendAsk::Ping) => {}
+                Ok(AppendAsk::Append(..)) if local.shortage.exhausted().is_some() => return None,
                 Ok(AppendAsk::Append(number, request)) => {
                     asked.send(number).ok()?;
-                    return Some((request, (stream, asked)));
+                    return Some((request, (stream, asked, local)));
                 }
                 Err(e) => {
                     warn!(error = %e, "a peer sent an append that can't be read");

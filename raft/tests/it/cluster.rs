@@ -274,3 +274,17 @@ async fn a_panic_of_the_application_ends_the_replica() {
     assert!(matches!(reason, FatalReason::Storage(_)), "{reason:?}");
     assert_eq!(raft.propose(set("x", "1")).await.unwrap_err(), ProposeError::Stopped);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_application_while_it_is_frozen_ends_the_replica() {
+    let mut cluster = Cluster::new([1]);
+    cluster.start(1).await;
+    cluster.set("unfreezable", "").await;
+    let raft = cluster.raft(1);
+    let asking = raft.clone();
+    let asked = tokio::spawn(async move { asking.trigger_snapshot().await });
+    let reason = tokio::time::timeout(PATIENCE, raft.stopped()).await.unwrap();
+    assert!(matches!(&reason, FatalReason::Storage(why) if why.contains("panicked")), "{reason:?}");
+    tokio::time::timeout(PATIENCE, raft.shutdown()).await.expect("it can be shut down");
+    tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap().expect_err("there is no snapshot");
+}

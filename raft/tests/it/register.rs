@@ -78,6 +78,7 @@ impl StateMachine for Registers {
     }
 
     fn freeze(&self) -> Box<dyn Frozen> {
+        assert!(self.get("unfreezable").is_none(), "a machine that can't be frozen");
         Box::new(FrozenRegisters(self.map()))
     }
 

@@ -3,6 +3,7 @@
 //! Processes are the real program. Each cluster has loopback addresses of its own, so that tests run beside each other and
 //! a process that is started again finds its old address free.
 
+mod faults;
 mod http;
 mod load;
 mod process;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use faults::Disk;
 pub use http::{Answer, Http};
 pub use load::Load;
 pub use process::Process;
@@ -32,6 +34,8 @@ pub struct Cluster {
     network: String,
     data: tempfile::TempDir,
     founders: u64,
+    /// Whether the disks of the nodes fail on command.
+    faults: bool,
 }
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(1);
@@ -40,13 +44,7 @@ impl Cluster {
     /// Starts so many directory nodes and gateways and waits until all take traffic.
     pub async fn start(nodes: u64, gateways: u64) -> Self {
         let mut cluster = Self::found(nodes);
-        for id in 1..=nodes {
-            cluster.start_node(id).await;
-        }
-        for i in 1..=gateways {
-            cluster.start_gateway(&format!("gw-{i}")).await;
-        }
-        cluster.wait_ready().await;
+        cluster.start_all(&[], gateways).await;
         cluster
     }
 
@@ -62,7 +60,24 @@ impl Cluster {
             network,
             data,
             founders: nodes,
+            faults: false,
         }
+    }
+
+    /// A cluster whose nodes have disks that fail on command. Nothing runs yet.
+    pub fn on_failing_disks(nodes: u64) -> Self {
+        Self { faults: true, ..Self::found(nodes) }
+    }
+
+    /// Starts so many directory nodes, with further flags, and gateways and waits until all take traffic.
+    pub async fn start_all(&mut self, flags: &[&str], gateways: u64) {
+        for id in 1..=self.founders {
+            self.start_node_with(id, flags).await;
+        }
+        for i in 1..=gateways {
+            self.start_gateway(&format!("gw-{i}")).await;
+        }
+        self.wait_ready().await;
     }
 
     pub async fn start_node(&mut self, id: u64) {
@@ -81,7 +96,8 @@ impl Cluster {
         arguments.extend(["--peers".to_owned(), peers.join(",")]);
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.data.path().join(format!("node-{id}.log"));
-        let process = Process::start(&arguments, &log).await;
+        let environment = if self.faults { self.disk(id).environment() } else { Vec::new() };
+        let process = Process::start_in(&arguments, &log, &environment).await;
         self.nodes.insert(id, process);
     }
 
@@ -105,8 +121,18 @@ impl Cluster {
         self.gateways.insert(id.to_owned(), process);
     }
 
+    /// Where the data directories of the nodes are.
+    pub fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.data.path().join(format!("node-{id}"))
+    }
+
+    /// The disk of a node, to be told how it fails.
+    pub fn disk(&self, id: u64) -> Disk {
+        Disk::new(&self.data_dir(id), &self.data.path().join(format!("disk-{id}")))
     }
 
     /// Waits until every process that runs takes traffic.
@@ -157,6 +183,25 @@ impl Cluster {
         *running.find(|(id, _)| **id != leader).unwrap().0
     }
 
+    /// A figure of one process, added up over its labels.
+    pub async fn metric(&self, api: &str, name: &str) -> f64 {
+        let text = self.http.text(api, "/metrics").await;
+        let named = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        named
+            .filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
+            .filter_map(|(_, v)| v.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Renewals that the nodes have acknowledged.
+    pub async fn renewals(&self) -> f64 {
+        let mut all = 0.0;
+        for node in self.nodes.values().filter(|node| node.is_running()) {
+            all += self.metric(&node.api(), "switchboard_lease_renewals_total").await;
+        }
+        all
+    }
+
     /// Connects a client and waits for its welcome.
     pub async fn connect(&self, gateway: &str, user: &str) -> Socket {
         let mut socket = Socket::open(self.gateway(gateway), &format!("/ws?user={user}&device=web")).await;
@@ -174,13 +219,6 @@ impl Cluster {
                 }
             }
         }
-    }
-
-    /// The sum of a metric over its labels; 0 for one that is not there yet.
-    pub async fn metric(&self, api: &str, name: &str) -> f64 {
-        let text = self.http.text(api, "/metrics").await;
-        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// What one API says about a user.
