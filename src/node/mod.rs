@@ -38,6 +38,7 @@ use switchboard_raft::Raft;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use raft::LogEngine;
 pub use settings::{SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;

@@ -36,6 +36,8 @@ pub struct Settings {
     pub election: (Duration, Duration),
     /// Log entries after which a snapshot is taken; a quarter as many are kept behind it.
     pub snapshot_every: u64,
+    /// What keeps the log on disk.
+    pub log_engine: raft::LogEngine,
 }
 
 /// Default of [`Settings::snapshot_every`]: bounds replay at a restart to a few seconds.
@@ -67,6 +69,7 @@ impl Settings {
             advertise,
             heartbeat: self.heartbeat,
             election: self.election,
+            engine: self.log_engine,
             limits: raft::Limits {
                 snapshot_every_entries: self.snapshot_every,
                 entries_kept_after_snapshot: self.snapshot_every / 4,

@@ -26,7 +26,7 @@ impl Chunks {
         counters: &LogCounters,
     ) -> Result<Chunks, RecoveryError> {
         let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
-        let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: 0, what };
+        let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: None, what };
         counters.cut(recovery::prepare(dir)?);
         if !create && recovery::chunks(dir).map_err(fail)?.is_empty() {
             return Err(damaged("the log files of this node are gone".to_owned()));

@@ -1,8 +1,8 @@
 //! The log of one member: votes, entries, and the marks of what is committed and purged, in one ordered, durable stream.
 //!
 //! The seam to openraft is its own `RaftLogStorage`, implemented once: the newest entries are in memory (`window`), and a
-//! thread of its own writes (`writer`). Underneath is an engine (`engine`): `chunks`, with the `raft-log` crate, which decides
-//! itself what a torn write is (`recovery`).
+//! thread of its own writes (`writer`). Underneath is one of two engines (`engine`): `chunks`, with the `raft-log` crate, which
+//! decides itself what a torn write is (`recovery`), or `tree`, with the `sled` crate.
 
 mod chunks;
 mod engine;
@@ -10,6 +10,7 @@ mod record;
 mod recovery;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod window;
 mod writer;
 
@@ -129,7 +130,7 @@ pub(crate) fn open(
 ) -> Result<OpenedLog, RecoveryError> {
     let dir = &dir_in(data_dir, kind);
     let fail = |source| RecoveryError::Io { path: dir.clone(), source };
-    let damaged = |what: String| RecoveryError::Damaged { file: dir.clone(), offset: 0, what };
+    let damaged = |what: String| RecoveryError::Damaged { file: dir.clone(), offset: None, what };
     let mut log = engine::open(kind, dir, create, limits, &counters)?;
     let found = log.marks();
     match found.owner {
@@ -333,5 +334,6 @@ impl RaftLogStorage<Group> for LogStore {
 pub(crate) fn dir_in(data_dir: &Path, kind: LogEngine) -> PathBuf {
     data_dir.join(match kind {
         LogEngine::RaftLog => "log",
+        LogEngine::Sled => "log-sled",
     })
 }

@@ -87,7 +87,7 @@ fn readable(file: &Path, bytes: &[u8]) -> Result<usize, RecoveryError> {
                 None => return Ok(at),
                 Some(why) => {
                     let what = format!("{what}; {why}");
-                    return Err(RecoveryError::Damaged { file: file.to_owned(), offset: at as u64, what });
+                    return Err(RecoveryError::Damaged { file: file.to_owned(), offset: Some(at as u64), what });
                 }
             },
         }

@@ -107,9 +107,10 @@ impl Writer {
                 waiting.tell(&outcome);
             }
             // Also under load, so that what is left to tidy does not grow.
-            match outcome.and_then(|()| self.tidy()) {
+            let outcome = outcome.and_then(|()| if batch.close { Ok(false) } else { self.tidy() });
+            match outcome {
+                _ if batch.close => return,
                 Err(e) => return self.end(&e),
-                Ok(_) if batch.close => return,
                 Ok(_) => {}
             }
         }
