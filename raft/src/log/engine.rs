@@ -67,6 +67,9 @@ pub(super) trait Engine: Send {
     /// The entries of a range, from what was written, durable or not.
     fn read(&self, range: Range<u64>) -> Entries<'_>;
 
+    /// Where the log ends: grows with what is written, and is found again when it is opened.
+    fn end(&self) -> u64;
+
     /// What the log takes of the disk now.
     fn on_disk_bytes(&self) -> u64;
 }
@@ -86,16 +89,16 @@ fn at(offset: Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
 }
 
-/// Opens the log of a kind in `dir`. Without `create` its files must be there.
+/// Opens the log of a kind in `dir`. Its files must be there and go as far as it was `durable`; with `None` there are none yet.
 pub(super) fn open(
     kind: LogEngine,
     dir: &Path,
-    create: bool,
+    durable: Option<u64>,
     limits: &Limits,
     counters: &LogCounters,
 ) -> Result<Box<dyn Engine>, RecoveryError> {
     Ok(match kind {
-        LogEngine::RaftLog => Box::new(chunks::Chunks::open(dir, create, limits, counters)?),
-        LogEngine::Sled => Box::new(tree::Tree::open(dir, create, limits, counters)?),
+        LogEngine::RaftLog => Box::new(chunks::Chunks::open(dir, durable, limits, counters)?),
+        LogEngine::Sled => Box::new(tree::Tree::open(dir, durable, limits, counters)?),
     })
 }

@@ -6,15 +6,14 @@
 //! Three things here make every such loss visible:
 //!
 //! - Every entry carries the checksum of the one before it (`stored`): none can be missing or of another time.
-//! - The marks carry the checksum of the last entry, and a number that grows with every write.
-//! - A file beside sled's (`end`) knows the newest number that was durable. What is found must not be older.
+//! - The marks carry the checksum of the last entry, and a number that grows with every write: the end of this log.
+//! - The mark of the end knows the newest number that was durable. What is found must not be older.
 //!
 //! Three more make it durable. `flush` of sled 0.34 starts the writing of data but syncs neither the length of the file nor
 //! the cache of the disk, so `fdatasync` follows. Its values outside of `db` ("blobs") are never synced, so no value or
 //! page is long enough to become one. And it overwrites space that was given up as soon as newer data was written, before
 //! that is durable; so there is never more than half a segment between two syncs.
 
-mod end;
 mod stored;
 
 use std::fs::File;
@@ -27,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use self::end::EndMark;
 use self::stored::{Damage, Reader, State, key};
 use super::engine::{Engine, Entries, Flushing, Marks, Record, RecoveryError};
 use super::record::{DiskLogId, DiskPayload};
@@ -56,7 +54,8 @@ pub(super) struct Tree {
     entries: sled::Tree,
     /// One value, by itself: it is written with every flush, and with it the page that it is on.
     marks: sled::Tree,
-    files: Arc<Files>,
+    /// sled's file, to sync it.
+    file: Arc<File>,
     state: State,
     /// The state in memory is newer than the one in the tree.
     changed: bool,
@@ -68,61 +67,41 @@ pub(super) struct Tree {
     unsynced_max: usize,
 }
 
-/// What is synced beside sled.
-struct Files {
-    db: File,
-    end: EndMark,
-}
-
 impl Tree {
-    /// The mark of the end is made last. Where it is missing while a log is created, nothing was promised yet.
     pub(super) fn open(
         dir: &Path,
-        create: bool,
+        durable: Option<u64>,
         limits: &Limits,
         counters: &LogCounters,
     ) -> Result<Tree, RecoveryError> {
         let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
-        let end_path = dir.join("end-mark");
-        let begun = !end_path.try_exists().map_err(fail)?;
-        if create && begun {
-            std::fs::remove_dir_all(dir).and_then(|()| std::fs::create_dir(dir)).map_err(fail)?;
-        } else {
+        if durable.is_some() {
             all_there(dir)?;
         }
-        // Taken before sled opens its file: opening changes it.
-        let (end, acknowledged) =
-            if begun { (None, 0) } else { EndMark::open(&end_path).map(|(e, n)| (Some(e), n))? };
-        let segment_bytes = (limits.log_chunk_bytes.next_power_of_two()).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let segment_bytes = limits.log_chunk_bytes.next_power_of_two().clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let db = open(dir, segment_bytes).map_err(|e| refusal(dir, e))?;
         let marks = guarded(|| db.open_tree(MARKS)).map_err(|e| refusal(dir, e))?;
         let state = match guarded(|| marks.get(MARKS)).map_err(|e| refusal(dir, e))? {
             Some(value) => State::decode(&value).map_err(|e| refusal(dir, e))?,
-            None if create && acknowledged == 0 => State::default(),
+            None if durable.is_none() => State::default(),
             None => return Err(refusal(dir, stored::damaged("the marks of the log are gone".to_owned()))),
         };
-        if state.sequence < acknowledged {
-            let what = format!("write {acknowledged} was durable, but {} is the newest found", state.sequence);
+        if Some(state.sequence) < durable {
+            let what =
+                format!("write {} was durable, but {} is the newest found", durable.unwrap_or(0), state.sequence);
             return Err(refusal(dir, stored::damaged(what)));
         }
         // From now on this node vouches for what it found, and after a kill that may be in memory only.
-        let db_file = File::options().read(true).write(true).open(dir.join("db")).map_err(fail)?;
-        db_file.sync_all().map_err(fail)?;
-        let end = match end {
-            Some(end) => end,
-            None => {
-                File::open(dir.join("conf")).and_then(|conf| conf.sync_all()).map_err(fail)?;
-                EndMark::create(&end_path).map_err(fail)?
-            }
-        };
-        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)?;
+        let file = File::options().read(true).write(true).open(dir.join("db")).map_err(fail)?;
+        file.sync_all().map_err(fail)?;
+        for path in [&dir.join("conf"), dir] {
+            File::open(path).and_then(|opened| opened.sync_all()).map_err(fail)?;
         }
         let mut tree = Tree {
             entries: (*db).clone(),
             db,
             marks,
-            files: Arc::new(Files { db: db_file, end }),
+            file: Arc::new(file),
             untidy: state.marks.purged.is_some(),
             state,
             changed: false,
@@ -217,7 +196,7 @@ impl Tree {
         self.unsynced += stored::KEY_BYTES + bytes;
         if self.unsynced >= self.unsynced_max {
             guarded(|| self.db.flush())?;
-            self.files.sync()?;
+            self.file.sync_data()?;
             self.unsynced = 0;
         }
         Ok(())
@@ -251,11 +230,10 @@ impl Engine for Tree {
             self.save_marks()?;
         }
         self.unsynced = 0;
-        let (db, files, sequence) = (self.db.clone(), self.files.clone(), self.state.sequence);
+        let (db, file) = (self.db.clone(), self.file.clone());
         Ok(Box::new(move || {
             guarded(|| db.flush())?;
-            files.sync()?;
-            files.end.reached(sequence)
+            file.sync_data()
         }))
     }
 
@@ -274,15 +252,12 @@ impl Engine for Tree {
         Box::new(Reader::new(&self.entries, range, last).map(|item| item.map(|(entry, _)| entry)))
     }
 
-    fn on_disk_bytes(&self) -> u64 {
-        self.files.db.metadata().map_or(0, |found| found.len())
+    fn end(&self) -> u64 {
+        self.state.sequence
     }
-}
 
-impl Files {
-    /// What sled's flush leaves out.
-    fn sync(&self) -> io::Result<()> {
-        self.db.sync_data()
+    fn on_disk_bytes(&self) -> u64 {
+        self.file.metadata().map_or(0, |found| found.len())
     }
 }
 
@@ -292,7 +267,7 @@ fn next_index(id: Option<DiskLogId>) -> u64 {
 
 /// Refuses before sled is asked, which would make new files where old ones are missing.
 fn all_there(dir: &Path) -> Result<(), RecoveryError> {
-    for name in ["end-mark", "conf", "db"] {
+    for name in ["conf", "db"] {
         let file = dir.join(name);
         let found = match std::fs::metadata(&file) {
             Ok(found) => found.len(),
@@ -316,7 +291,7 @@ fn open(dir: &Path, segment_bytes: usize) -> io::Result<sled::Db> {
     let began = Instant::now();
     loop {
         match guarded(|| config.open()) {
-            // The mark of the end is locked by us, so this is our former self.
+            // The directory is ours alone, so this is our former self.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && began.elapsed() < UNLOCKED_WITHIN => {
                 std::thread::park_timeout(Duration::from_millis(5));
             }
