@@ -20,7 +20,7 @@ use crate::net::frame::{
     SnapshotAnswer, SnapshotHead, VoteAnswer, VoteAsk,
 };
 use crate::roster::Roster;
-use crate::settings::{Addresses, Formats};
+use crate::settings::{Addresses, Formats, LogEngine};
 use crate::snapshot::{BlockReader, BlockWriter, Head};
 use crate::space::Space;
 
@@ -169,10 +169,14 @@ fn log_records_keep_their_form() {
 #[test]
 fn an_identity_keeps_its_form() {
     let dir = tempfile::tempdir().unwrap();
-    let identity = Identity { cluster: "prod".to_owned(), id: 1, nonce: 1001 };
+    let identity = Identity { cluster: "prod".to_owned(), id: 1, nonce: 1001, engine: LogEngine::RaftLog };
     identity.store(dir.path()).unwrap();
+    assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
+    let file = dir.path().join("identity");
+    fixture::check(&at("identity-2.hex"), &std::fs::read(&file).unwrap());
+    // Form 1 did not tell the engine, for there was one.
+    std::fs::write(&file, fixture::read(&at("identity-1.hex"))).unwrap();
     assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
-    fixture::check(&at("identity-1.hex"), &std::fs::read(dir.path().join("identity")).unwrap());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,12 +26,39 @@ impl fmt::Display for Addresses {
     }
 }
 
-/// What keeps the log on disk. Every engine stands behind openraft's `RaftLogStorage` and passes the same tests.
+/// What keeps the log on disk. Both pass the same tests; a data directory stays with the one that it was written with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogEngine {
     /// The `raft-log` crate: chunked, append-only files.
     #[default]
     RaftLog,
+    /// The `sled` crate: a log-structured tree.
+    Sled,
+}
+
+impl LogEngine {
+    /// Every engine.
+    pub const ALL: [LogEngine; 2] = [LogEngine::RaftLog, LogEngine::Sled];
+}
+
+/// Its name in settings and messages.
+impl fmt::Display for LogEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogEngine::RaftLog => "raft-log",
+            LogEngine::Sled => "sled",
+        })
+    }
+}
+
+impl FromStr for LogEngine {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<LogEngine, String> {
+        let known = || LogEngine::ALL.map(|engine| engine.to_string()).join(", ");
+        let found = LogEngine::ALL.into_iter().find(|engine| engine.to_string() == name);
+        found.ok_or_else(|| format!("{name} is no log engine; there are {}", known()))
+    }
 }
 
 /// Forms of the application's entries and states, by number: which this member reads, and which one it writes.
@@ -153,7 +181,7 @@ pub struct Limits {
     pub snapshot_every_log_bytes: u64,
     /// Entries kept behind a snapshot, so that a member that was away for a moment catches up by log. Default 50 000.
     pub entries_kept_after_snapshot: u64,
-    /// Size of one log file. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
+    /// Size of one log file, and of sled's segments up to 4 MiB. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
     pub log_chunk_bytes: usize,
     /// Space below the data directory that is kept free, so that no write ever finds the disk full; see `space`. 0 turns
     /// it off. Default 64 MiB: all proposals that may be in flight.

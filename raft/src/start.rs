@@ -16,7 +16,7 @@ use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
-use crate::settings::Settings;
+use crate::settings::{LogEngine, Settings};
 use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
 use crate::space::Watch;
@@ -32,6 +32,19 @@ pub enum StartError {
     /// The data directory belongs to another node or cluster, or was written by another version.
     #[error("{0}. Point the node at its own data directory, or start with an empty one, --join and a new id")]
     Foreign(String),
+    /// The data directory was written with another log engine.
+    #[error(
+        "{dir} was written with the log engine {found}, not with {asked}. Start with --log-engine {found}; to change the \
+         engine of a node, remove it from its cluster and start it with an empty directory, --join and a new id"
+    )]
+    Engine {
+        /// The data directory.
+        dir: PathBuf,
+        /// What it was written with.
+        found: LogEngine,
+        /// What the settings ask for.
+        asked: LogEngine,
+    },
     /// What is stored was damaged. The group may count on what can't be read any more, so this node must not go on.
     #[error(
         "{0}. Part of what this node has acknowledged is lost. Keep the directory for inspection; remove the node from \
@@ -59,6 +72,7 @@ impl From<IdentityError> for StartError {
         match e {
             IdentityError::Io { path, source } => StartError::Io { path, source },
             IdentityError::Damaged { .. } => StartError::Damaged(e.to_string()),
+            IdentityError::Engine { dir, found, asked } => StartError::Engine { dir, found, asked },
             IdentityError::Format { .. } | IdentityError::Foreign { .. } => StartError::Foreign(e.to_string()),
         }
     }
@@ -94,9 +108,7 @@ struct Disk {
 fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
     let (log_dir, snapshot_dir) =
         (log::dir_in(&settings.data_dir, settings.engine), snapshot::dir_in(&settings.data_dir));
-    for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
-        std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
-    }
+    make_dirs(&[&settings.data_dir])?;
     let lock = lock(&settings.data_dir)?;
     let known = Identity::load(&settings.data_dir)?;
     let create = known.is_none();
@@ -105,8 +117,12 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
             identity.check(&settings.data_dir, settings)?;
             identity
         }
-        None => Identity::draw(settings),
+        None => {
+            no_other_log(settings)?;
+            Identity::draw(settings)
+        }
     };
+    make_dirs(&[&log_dir, &snapshot_dir])?;
     let owner = Owner { id: identity.id, nonce: identity.nonce };
     let space = Arc::new(Watch::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
     let snapshots = Snapshots::open(&snapshot_dir, space.clone()).map_err(|source| match source.kind() {
@@ -122,6 +138,24 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         return Err(e);
     }
     Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots, space })
+}
+
+fn make_dirs(dirs: &[&PathBuf]) -> Result<(), StartError> {
+    for dir in dirs {
+        std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: (*dir).clone(), source })?;
+    }
+    Ok(())
+}
+
+/// A directory without an identity was never used, or its creation was interrupted, and is then repeated with the engine that
+/// it was begun with. A log of another engine is not passed over.
+fn no_other_log(settings: &Settings) -> Result<(), StartError> {
+    for found in LogEngine::ALL.into_iter().filter(|engine| *engine != settings.engine) {
+        if log::dir_in(&settings.data_dir, found).exists() {
+            return Err(StartError::Engine { dir: settings.data_dir.clone(), found, asked: settings.engine });
+        }
+    }
+    Ok(())
 }
 
 /// Makes a new data directory count: writes its identity.

@@ -40,6 +40,7 @@ use switchboard_raft::Raft;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use raft::LogEngine;
 pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;

@@ -27,3 +27,11 @@ pub(crate) fn check(fixture: &Path, bytes: &[u8]) {
         fixture.display()
     );
 }
+
+/// The bytes of a fixture.
+#[allow(dead_code, reason = "not every form has an older one")]
+pub(crate) fn read(fixture: &Path) -> Vec<u8> {
+    let digits: Vec<u8> = std::fs::read(fixture).unwrap().into_iter().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}

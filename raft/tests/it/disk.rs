@@ -62,6 +62,33 @@ async fn a_directory_belongs_to_one_node_of_one_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_stays_with_its_engine() {
+    for (first, second) in [(LogEngine::RaftLog, LogEngine::Sled), (LogEngine::Sled, LogEngine::RaftLog)] {
+        let mut cluster = Cluster::new([1]);
+        cluster.engine = first;
+        cluster.start(1).await;
+        cluster.set("x", "1").await;
+        cluster.stop(1).await;
+        let other = Settings { engine: second, ..cluster.settings(1) };
+        let refused_as = |e: StartError| match e {
+            StartError::Engine { found, asked, .. } => assert_eq!((found, asked), (first, second)),
+            other => panic!("{other}"),
+        };
+        let told = refused(&mut cluster, other.clone()).await;
+        assert!(told.to_string().contains(&format!("--log-engine {first}")), "{told}");
+        refused_as(told);
+        // Nor is a log passed over that an interrupted creation may have left behind.
+        let identity = cluster.data_dir(1).join("identity");
+        let bytes = std::fs::read(&identity).unwrap();
+        std::fs::remove_file(&identity).unwrap();
+        refused_as(refused(&mut cluster, other).await);
+        std::fs::write(&identity, bytes).unwrap();
+        cluster.start(1).await;
+        cluster.set("still", "here").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_named_and_ends_the_start() {
     let mut cluster = one_with_data().await;
     cluster.raft(1).trigger_snapshot().await.unwrap();

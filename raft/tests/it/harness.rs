@@ -141,6 +141,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<u64, Node>,
     pub(crate) founders: BTreeMap<u64, Addresses>,
     pub(crate) limits: Limits,
+    pub(crate) engine: LogEngine,
 }
 
 impl Cluster {
@@ -156,6 +157,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             founders: founders.into_iter().map(|id| (id, addresses(id))).collect(),
             limits: Limits::default(),
+            engine: LogEngine::default(),
         }
     }
 
@@ -176,6 +178,7 @@ impl Cluster {
         settings.founders = self.founders.clone();
         settings.advertise = addresses(id);
         settings.limits = self.limits.clone();
+        settings.engine = self.engine;
         settings
     }
 
