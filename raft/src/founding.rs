@@ -33,7 +33,7 @@ use tracing::{debug, error, info};
 
 use crate::apply::Applier;
 use crate::entry::{Group, Seat};
-use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, Purpose};
+use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, JoinAnswer, Purpose};
 use crate::net::link::{Lines, Local};
 use crate::settings::{Addresses, NodeId};
 
@@ -53,6 +53,8 @@ pub enum Standing {
     Joining,
     /// Its directory is empty but the cluster is founded without it, or the founders disagree. What to do is in the text.
     ShutOut(String),
+    /// It was a member and was removed. That is for ever: it must start with an empty directory, `join` and a new id.
+    Removed,
 }
 
 /// The founding of this member's cluster, as far as it goes.
@@ -82,12 +84,18 @@ impl Founders {
     }
 
     /// Notes a standing, and says it if it is new.
-    fn stand(&self, standing: Standing) {
-        if *self.standing.borrow() == standing {
+    pub(crate) fn stand(&self, standing: Standing) {
+        let before = self.standing.borrow().clone();
+        if before == standing || before == Standing::Removed {
             return;
         }
         match &standing {
-            Standing::ShutOut(why) => error!(id = self.local.id, why, "this node is shut out of the founding"),
+            Standing::ShutOut(why) => error!(id = self.local.id, why, "this node is shut out of the cluster"),
+            Standing::Removed => error!(
+                id = self.local.id,
+                "this node was removed from the cluster and takes no part any more; stop it, and start it with an empty \
+                 directory, --join and a new id if it is to come back"
+            ),
             other => info!(id = self.local.id, standing = ?other, "the founding of the cluster goes on"),
         }
         self.standing.send_replace(standing);
@@ -116,6 +124,29 @@ impl Founders {
         Ok(FoundingAnswer::Founded { seated: seat.is_some_and(|seat| seat.nonce == hello.from_nonce) })
     }
 
+    /// Answers a leader that was told to add this member, or whoever else wants to know who is here.
+    pub(crate) async fn introduce(&self, raft: &OpenRaft, cluster_id: u64) -> io::Result<JoinAnswer> {
+        let (nonce, addresses) = (self.local.nonce, self.local.advertise.clone());
+        Ok(if raft.is_initialized().await.map_err(io::Error::other)? {
+            JoinAnswer::Stored { nonce, process: self.local.process, cluster_id, addresses }
+        } else if self.founders.is_empty() {
+            JoinAnswer::Waiting { nonce, addresses }
+        } else {
+            JoinAnswer::Founder
+        })
+    }
+
+    /// A member of the cluster looked for this node with another data directory than this one, which is empty.
+    pub(crate) fn sought_otherwise(&self, by: NodeId) {
+        if *self.standing.borrow() == Standing::Joining {
+            self.stand(Standing::ShutOut(format!(
+                "node {by} looks for node {here} with another data directory: the group knows the id {here} already, and \
+                 ids are never used again. Start with an empty directory, --join and a new id",
+                here = self.local.id
+            )));
+        }
+    }
+
     /// Founds the cluster, or waits until it is founded. Ends when this member is seated or the replica stops.
     pub(crate) async fn found(&self, raft: &OpenRaft, lines: &Lines) {
         let mut pause = FIRST_PAUSE;
@@ -125,9 +156,7 @@ impl Founders {
                 Ok(false) => {}
                 Err(_stopped) => return,
             }
-            if self.founders.is_empty() {
-                self.stand(Standing::Joining);
-            } else {
+            if !self.founders.is_empty() {
                 let answers = self.ask_all(lines).await;
                 self.proceed(raft, &answers).await;
             }

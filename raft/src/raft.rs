@@ -15,18 +15,20 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::apply::{Applier, Progress};
+use crate::change::ChangeError;
 use crate::counters::{Counters, Counting};
 use crate::entry::Group;
 use crate::founding::Founders;
 use crate::log::LogCloser;
 use crate::machine::StateMachine;
+use crate::members::Members;
 use crate::net::link::Local;
 use crate::net::serve::Server;
 use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
 use crate::start::{self, StartError};
-use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
+use crate::status::{self, Leadership, Status};
 use crate::stream::{Connect, Stream};
 
 type OpenRaft = openraft::Raft<Group, Applier>;
@@ -45,6 +47,9 @@ pub enum FatalReason {
     /// A task of the replica panicked.
     #[error("the replica panicked")]
     Panicked,
+    /// Another process runs with this member's identity, which could vote twice.
+    #[error("{0}")]
+    Twin(String),
     /// [`Raft::shutdown`] was called.
     #[error("the replica was shut down")]
     Stopped,
@@ -76,6 +81,8 @@ struct Inner {
     server: Arc<Server>,
     reads: Reads,
     proposals: Proposals,
+    members: Arc<Members>,
+    twin: watch::Receiver<Option<String>>,
     leadership: watch::Receiver<Option<Leadership>>,
     changes: watch::Receiver<Status>,
     tasks: TaskTracker,
@@ -112,7 +119,15 @@ impl Raft {
             (&tasks, &stop),
         );
         let rounds = reads.local.clone();
-        let server = Server::new(local.clone(), raft.clone(), snapshots, founders.clone(), rounds, counting.clone());
+        let server = Server::new(
+            local.clone(),
+            raft.clone(),
+            progress.clone(),
+            snapshots,
+            founders.clone(),
+            rounds,
+            counting.clone(),
+        );
         raft.run();
         let observer = Observer {
             raft: raft.clone(),
@@ -123,19 +138,14 @@ impl Raft {
         };
         let (to_leadership, leadership) = watch::channel(None);
         let (to_changes, changes) = watch::channel(observer.status());
-        let watched = stop.clone();
-        tasks.spawn(async move {
-            watched.run_until_cancelled(observer.observe(to_leadership, to_changes)).await;
-        });
+        tasks.spawn(stop.clone().run_until_cancelled_owned(observer.observe(to_leadership, to_changes)));
         let (sized, bounded) = (stop.clone(), (raft.clone(), progress.clone(), counting.clone()));
         let bytes_max = local.limits.snapshot_every_log_bytes;
         tasks.spawn(async move {
             sized.run_until_cancelled(bound_log(&bounded.0, &bounded.1, &bounded.2, bytes_max)).await;
         });
-        let (founded, founding, founder) = (stop.clone(), founders.clone(), raft.clone());
-        tasks.spawn(async move {
-            founded.run_until_cancelled(founding.found(&founder, &lines)).await;
-        });
+        let members = Members::new(raft.clone(), local.clone(), lines, progress.clone(), leadership.clone());
+        let twin = members.clone().watch(founders.clone(), settings.data_dir, (&tasks, &stop));
         let proposals = Proposals::new(&local.limits);
         let closer = Mutex::new(Some((closer, lock)));
         let inner = Inner {
@@ -147,6 +157,8 @@ impl Raft {
             server: Arc::new(server),
             reads,
             proposals,
+            members,
+            twin,
             leadership,
             changes,
             tasks,
@@ -251,36 +263,52 @@ impl Raft {
         taken.await.unwrap_or(Err(SnapshotError::Timeout))
     }
 
+    /// Adds a node as a learner: it receives everything and does not vote. The node must answer at `peer` under this id,
+    /// with an empty directory, waiting to be added; the membership then records which directory it is. Only the leader
+    /// can. Returns the index of the membership; the learner may then take long to catch up, see [`Raft::status`]. A
+    /// repeated call changes nothing.
+    pub async fn add_learner(&self, id: NodeId, peer: &str) -> Result<u64, ChangeError> {
+        self.inner.members.add(id, peer).await
+    }
+
+    /// Makes a learner a voter, once it has nearly caught up, which is waited for a little. Only the leader can. A repeated
+    /// call changes nothing.
+    pub async fn promote(&self, id: NodeId) -> Result<u64, ChangeError> {
+        self.inner.members.promote(id).await
+    }
+
+    /// Removes a member for ever. Only the leader can; if it is itself to be removed, it hands leadership over first and
+    /// answers [`ChangeError::NotLeader`], for the next one to be asked. A repeated call changes nothing.
+    pub async fn remove(&self, id: NodeId) -> Result<u64, ChangeError> {
+        self.inner.members.remove(id).await
+    }
+
+    /// Hands leadership to a voter, and waits until it leads. Only the leader can. Proposals are refused as
+    /// [`ProposeError::NotLeader`] meanwhile, which takes a few round trips and flushes. Where the voter does not take over,
+    /// an election follows.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ChangeError> {
+        self.inner.members.transfer_leader(to).await
+    }
+
     /// Asks the most up-to-date voter to take over, if this member leads, and waits until it has; for a planned stop, so
     /// that nobody has to wait for an election timeout. Returns whether this member does not lead any more. Proposals are
     /// refused as [`ProposeError::NotLeader`] meanwhile.
     pub async fn hand_over(&self, within: Duration) -> bool {
-        let raft = &self.inner.raft;
-        let status = self.status();
-        let mut leadership = self.leadership();
-        if status.role != Role::Leader {
-            return true;
-        }
-        let others = status.members.iter().filter(|member| member.id != status.id && member.role == MemberRole::Voter);
-        let Some(next) = others.filter(|member| member.state == MemberState::Following).max_by_key(|m| m.matched)
-        else {
-            return false;
-        };
-        if raft.trigger().transfer_leader(next.id).await.is_err() {
-            return true;
-        }
-        timeout(within, leadership.wait_for(Option::is_none)).await.is_ok()
+        timeout(within, self.inner.members.hand_over()).await.unwrap_or(false)
     }
 
     /// Resolves when the replica has ended by itself or was shut down. By itself it ends when storage fails or something
     /// panics; the process must end then.
     pub async fn stopped(&self) -> FatalReason {
         let log = &self.inner.counting.log;
+        let mut twin = self.inner.twin.clone();
+        let twin = async move { twin.wait_for(Option::is_some).await.ok()?.clone() };
         tokio::select! {
             reason = ended(&self.inner.raft) => match log.failure() {
                 Some(failure) => FatalReason::Storage(failure.to_owned()),
                 None => reason,
             },
+            Some(twin) = twin => FatalReason::Twin(twin),
             () = log.failed() => FatalReason::Storage(log.failure().unwrap_or("the log failed").to_owned()),
         }
     }
@@ -308,6 +336,19 @@ impl Raft {
     /// Lets the disk of this replica's log stand still until what is returned is dropped.
     pub(crate) fn stall_disk(&self) -> std::sync::mpsc::Sender<()> {
         self.inner.closer.lock().unwrap().as_ref().unwrap().0.stall()
+    }
+
+    /// Makes the first half of a change of the voters, and keeps this member from making the second for as long as
+    /// what is returned is held.
+    pub(crate) async fn leave_half_done(&self, voters: &[&[NodeId]]) -> tokio::sync::MutexGuard<'_, ()> {
+        let held = self.inner.members.changing.lock().await;
+        let raft = &self.inner.raft;
+        let known = raft.server_metrics().borrow_watched().membership_config.clone();
+        let nodes: std::collections::BTreeMap<_, _> = known.nodes().map(|(id, seat)| (*id, seat.clone())).collect();
+        let voters = voters.iter().map(|voters| voters.iter().copied().collect()).collect();
+        let joint = openraft::Membership::new(voters, nodes).unwrap();
+        raft.append_membership(joint, openraft::EntryPayload::Blank, []).await.unwrap();
+        held
     }
 }
 
@@ -369,7 +410,7 @@ impl Observer {
         status::status(&self.raft, &self.progress, &self.local.cluster, standing, self.local.heartbeat)
     }
 
-    async fn observe(&self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {
+    async fn observe(self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {
         let mut metrics = self.raft.server_metrics();
         let mut standing = self.founders.changes();
         let mut leader: Option<NodeId> = None;

@@ -8,5 +8,6 @@ mod founding;
 mod harness;
 mod kill;
 mod measure;
+mod members;
 mod refusals;
 mod register;
