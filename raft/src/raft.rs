@@ -18,7 +18,7 @@ use crate::apply::{Applier, Progress};
 use crate::change::ChangeError;
 use crate::counters::{Counters, Counting};
 use crate::entry::Group;
-use crate::founding::Founders;
+use crate::founding::{Founders, Standing};
 use crate::log::LogCloser;
 use crate::machine::StateMachine;
 use crate::members::Members;
@@ -225,6 +225,11 @@ impl Raft {
             inner.founders.standing(),
             inner.local.heartbeat,
         )
+    }
+
+    /// Whether this member belongs to a founded cluster; as in the [`status`](Raft::status), at less cost.
+    pub fn standing(&self) -> Standing {
+        self.inner.founders.standing()
     }
 
     /// A signal for changes of role, leader, term, membership or standing. The value is the status at that change; for

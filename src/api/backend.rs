@@ -26,6 +26,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether it should get traffic; otherwise why not, as a sentence.
     fn ready(&self) -> Result<(), String>;
 
+    /// Why it must not answer for the cluster at all, as a sentence.
+    fn shut_out(&self) -> Option<String>;
+
     /// Asks the directory: this node if it leads, otherwise the leader, who is found and followed for as long as the
     /// request is worth waiting for.
     fn ask(&self, request: RequestBody) -> impl Future<Output = Result<Answer, Failure>> + Send;

@@ -8,6 +8,7 @@ use switchboard_raft::Standing;
 use tokio::time::Instant;
 
 use super::feed;
+use super::members;
 use super::requests::Requests;
 use super::view::NodeView;
 use super::watch_hub::WatchHub;
@@ -66,9 +67,11 @@ impl Backend for NodeBackend {
     }
 
     fn ready(&self) -> Result<(), String> {
+        if let Some(why) = self.shut_out() {
+            return Err(why);
+        }
         let status = self.requests.raft.status();
         match (self.view.staleness(), status.standing) {
-            (_, Standing::ShutOut(why)) => Err(why),
             (Some(age), _) if age <= READY_STALENESS_MAX => Ok(()),
             (_, Standing::Founding) => Err("the cluster is being founded; are all founders running?".to_owned()),
             (_, Standing::Joining) => Err("this node waits to be added to a cluster".to_owned()),
@@ -77,11 +80,19 @@ impl Backend for NodeBackend {
         }
     }
 
+    fn shut_out(&self) -> Option<String> {
+        members::shut_out(&self.requests.raft)
+    }
+
     async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
-        match self.requests.answer(request.clone()).await {
-            // Without a known leader an election may be under way; it is worth waiting for.
-            Err(Failure::NotLeader { .. } | Failure::NoQuorum) => self.others.ask(request, ASK_TIMEOUT).await,
-            result => result,
+        let result = self.requests.answer(request.clone()).await;
+        if !matches!(result, Err(Failure::NotLeader { .. } | Failure::NoQuorum)) {
+            return result;
+        }
+        // Without a known leader an election may be under way; it is worth waiting for.
+        match request {
+            RequestBody::Change(change) => self.others.change(change).await,
+            request => self.others.ask(request, ASK_TIMEOUT).await,
         }
     }
 
