@@ -33,8 +33,8 @@ use tracing::{debug, error, info};
 
 use crate::apply::Applier;
 use crate::entry::{Group, Seat};
-use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, JoinAnswer, Purpose};
-use crate::net::link::{Lines, Local};
+use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, JoinAnswer, Purpose, Refusal};
+use crate::net::link::{Lines, LinkError, Local};
 use crate::settings::{Addresses, NodeId};
 
 type OpenRaft = openraft::Raft<Group, Applier>;
@@ -165,7 +165,7 @@ impl Founders {
         }
     }
 
-    async fn ask_all(&self, lines: &Lines) -> BTreeMap<NodeId, FoundingAnswer> {
+    async fn ask_all(&self, lines: &Lines) -> BTreeMap<NodeId, Result<FoundingAnswer, Refusal>> {
         let others = self.founders.iter().filter(|(id, _)| **id != self.local.id);
         let ask = FoundingAsk { founders: self.names() };
         let asked = others.map(|(id, addresses)| {
@@ -174,14 +174,27 @@ impl Founders {
             async move {
                 let within = self.local.limits.answer_within;
                 let answer = lines.call(&self.local, (*id, &seat), Purpose::Founding, ask, within).await;
-                answer.map(|answer| (*id, answer)).map_err(|e| debug!(error = %e, "a founder does not answer yet"))
+                match answer {
+                    Ok(answer) => Some((*id, Ok(answer))),
+                    Err(LinkError::Refused { refusal, .. }) => Some((*id, Err(refusal))),
+                    Err(e @ LinkError::Unreachable { .. }) => {
+                        debug!(error = %e, "a founder does not answer yet");
+                        None
+                    }
+                }
             }
         });
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn proceed(&self, raft: &OpenRaft, answers: &BTreeMap<NodeId, FoundingAnswer>) {
+    async fn proceed(&self, raft: &OpenRaft, answers: &BTreeMap<NodeId, Result<FoundingAnswer, Refusal>>) {
         for (id, answer) in answers {
+            let answer = match answer {
+                Ok(answer) => answer,
+                // It will take the next connection.
+                Err(Refusal::Busy) => continue,
+                Err(refusal) => return self.stand(Standing::ShutOut(self.misfit(*id, refusal))),
+            };
             match answer {
                 FoundingAnswer::Founded { seated: false } => {
                     return self.stand(Standing::ShutOut(format!(
@@ -205,14 +218,30 @@ impl Founders {
         }
     }
 
+    /// Why this founder and another one don't fit together, and what to do.
+    fn misfit(&self, id: NodeId, refusal: &Refusal) -> String {
+        let address = self.founders.get(&id).map_or("", |addresses| &addresses.peer);
+        match refusal {
+            Refusal::Cluster { theirs, ours } => format!(
+                "the node at {address} belongs to cluster {ours:?}, this one to {theirs:?}; give all founders the same \
+                 --cluster, and one that was started under another name an empty directory"
+            ),
+            Refusal::WrongNode { wanted, here } => format!(
+                "node {here} answers at {address}, where node {wanted} was expected; give all founders the same --peers, with \
+                 the address of each"
+            ),
+            other => format!("the node at {address} refuses this one: {other}"),
+        }
+    }
+
     /// Every founder with its nonce, if this is the one to begin and all others are empty.
-    fn seats(&self, answers: &BTreeMap<NodeId, FoundingAnswer>) -> Option<BTreeMap<NodeId, Seat>> {
+    fn seats(&self, answers: &BTreeMap<NodeId, Result<FoundingAnswer, Refusal>>) -> Option<BTreeMap<NodeId, Seat>> {
         if self.founders.keys().next() != Some(&self.local.id) {
             return None;
         }
         let seat = |(id, addresses): (&NodeId, &Addresses)| {
             let (nonce, told) = match answers.get(id) {
-                Some(FoundingAnswer::Empty { nonce, addresses }) => (*nonce, addresses),
+                Some(Ok(FoundingAnswer::Empty { nonce, addresses })) => (*nonce, addresses),
                 None if *id == self.local.id => (self.local.nonce, &self.local.advertise),
                 _ => return None,
             };

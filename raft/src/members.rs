@@ -43,6 +43,7 @@ use crate::status::Leadership;
 
 type OpenRaft = openraft::Raft<Group, Applier>;
 type Change = ChangeMembers<NodeId, Seat>;
+type Refused = RaftError<Group, ClientWriteError<Group>>;
 
 /// Between two looks at how far a member has come, or at a change that is half done.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -273,32 +274,50 @@ impl Members {
 
     /// Proposes a change and waits for it, and until this member acts on it.
     async fn change(&self, ground: &Ground, change: Change, retain: bool) -> Result<u64, ChangeError> {
+        let deadline = Instant::now() + self.local.limits.change_within;
+        let proposed = self.propose(ground, change, retain);
+        let Ok(proposed) = timeout_at(deadline, proposed).await else {
+            return Err(ChangeError::Unknown);
+        };
+        if let Err(e) = proposed {
+            // The error may be that of the second entry, when the first is there.
+            let appended = self.raft.server_metrics().borrow_watched().membership_config != ground.members;
+            if !appended {
+                return Err(self.refused(e));
+            }
+        }
+        timeout_at(deadline, self.see_through(ground)).await.unwrap_or(Err(ChangeError::Unknown))
+    }
+
+    async fn propose(&self, ground: &Ground, change: Change, retain: bool) -> Result<(), Refused> {
         let conditions = [
             Precondition::CommittedLeaderId { committed_leader_id: ground.leadership.leader },
             Precondition::LastMembershipLogId { last_membership_log_id: *ground.members.log_id() },
         ];
-        let deadline = Instant::now() + self.local.limits.change_within;
-        let changed = timeout_at(deadline, self.raft.change_membership_if(change, retain, conditions)).await;
-        let written = match changed {
-            Err(_) => return Err(ChangeError::Unknown),
-            Ok(Ok(written)) => written.log_id,
-            Ok(Err(e)) => {
-                // The error may be that of the second entry, when the first is there.
-                let appended = self.raft.server_metrics().borrow_watched().membership_config != ground.members;
-                return Err(if appended { ChangeError::Unknown } else { self.refused(e) });
+        self.raft.change_membership_if(change, retain, conditions).await.map(drop)
+    }
+
+    /// Waits, as long as this member leads, until the membership that came after `before` is complete; makes the second half
+    /// of it where that failed.
+    async fn see_through(&self, before: &Ground) -> Result<u64, ChangeError> {
+        loop {
+            let now = self.ground().map_err(|_| ChangeError::Unknown)?;
+            if now.leadership != before.leadership {
+                return Err(ChangeError::Unknown);
             }
-        };
-        let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().membership_config.log_id() < &Some(written) {
-            if !matches!(timeout_at(deadline, metrics.changed()).await, Ok(Ok(()))) {
-                break;
+            if now.committed && !now.is_joint() && now.members != before.members {
+                return Ok(now.index());
             }
+            if now.is_half_done() {
+                // What comes of it shows in the membership.
+                let _ = self.propose(&now, Change::AddVoterIds(BTreeSet::new()), false).await;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(written.index)
     }
 
     /// Of a change of which nothing was appended.
-    fn refused(&self, e: RaftError<Group, ClientWriteError<Group>>) -> ChangeError {
+    fn refused(&self, e: Refused) -> ChangeError {
         match e {
             RaftError::Fatal(_) => ChangeError::Stopped,
             RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ChangeError::Unknown,

@@ -74,7 +74,9 @@ impl Backend for NodeBackend {
         match (self.view.staleness(), status.standing) {
             (Some(age), _) if age <= READY_STALENESS_MAX => Ok(()),
             (_, Standing::Founding) => Err("the cluster is being founded; are all founders running?".to_owned()),
-            (_, Standing::Joining) => Err("this node waits to be added to a cluster".to_owned()),
+            (_, Standing::Joining) => {
+                Err("this node waits to be added to a cluster: switchboard members add ID HOST:PORT".to_owned())
+            }
             _ if status.leader.is_none() => Err("no leader is known; is a majority of the nodes running?".to_owned()),
             _ => Err("no quorum confirms what this node knows".to_owned()),
         }
