@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
+//! begins), `members` and `change` (how it changes), `leaving` (how a member's part ends), `identity`, `roster`, `apply`, `log`,
+//! `snapshot` and `net`.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
@@ -16,6 +17,7 @@
 //! - Every queue and every wait has a limit.
 
 mod apply;
+mod change;
 mod counters;
 mod entry;
 mod failure;
@@ -23,8 +25,10 @@ mod founding;
 #[cfg(test)]
 mod golden;
 mod identity;
+mod leaving;
 mod log;
 mod machine;
+mod members;
 mod net;
 mod propose;
 mod raft;
@@ -40,6 +44,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use change::ChangeError;
 pub use counters::{Counters, DURATION_BOUNDS, Durations};
 pub use founding::Standing;
 pub use machine::{Frozen, StateMachine};

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::raft::VoteRequest;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +15,13 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::apply::{Applier, Progress};
+use crate::change::ChangeError;
 use crate::counters::{Counters, Counting};
-use crate::entry::{Group, Vote};
-use crate::founding::Founders;
+use crate::entry::Group;
+use crate::founding::{Founders, Standing};
 use crate::log::LogCloser;
 use crate::machine::StateMachine;
+use crate::members::Members;
 use crate::net::link::Local;
 use crate::net::serve::Server;
 use crate::propose::{Proposals, ProposeError, Proposed};
@@ -28,7 +29,7 @@ use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
 use crate::space::Space;
 use crate::start::{self, StartError};
-use crate::status::{self, Leadership, Role, Status};
+use crate::status::{self, Leadership, Status};
 use crate::stream::{Connect, Stream};
 
 pub(crate) type OpenRaft = openraft::Raft<Group, Applier>;
@@ -47,6 +48,9 @@ pub enum FatalReason {
     /// A task of the replica panicked.
     #[error("the replica panicked")]
     Panicked,
+    /// Another process runs with this member's identity, which could vote twice.
+    #[error("{0}")]
+    Twin(String),
     /// [`Raft::shutdown`] was called.
     #[error("the replica was shut down")]
     Stopped,
@@ -78,6 +82,8 @@ struct Inner {
     server: Arc<Server>,
     reads: Reads,
     proposals: Proposals,
+    members: Arc<Members>,
+    twin: watch::Receiver<Option<String>>,
     leadership: watch::Receiver<Option<Leadership>>,
     changes: watch::Receiver<Status>,
     tasks: TaskTracker,
@@ -115,8 +121,15 @@ impl Raft {
             (&tasks, &stop),
         );
         let rounds = reads.local.clone();
-        let server =
-            Server::new(local.clone(), (raft.clone(), log), snapshots, founders.clone(), rounds, counting.clone());
+        let server = Server::new(
+            local.clone(),
+            (raft.clone(), log),
+            progress.clone(),
+            snapshots,
+            founders.clone(),
+            rounds,
+            counting.clone(),
+        );
         raft.run();
         let observer = Observer {
             raft: raft.clone(),
@@ -127,25 +140,20 @@ impl Raft {
         };
         let (to_leadership, leadership) = watch::channel(None);
         let (to_changes, changes) = watch::channel(observer.status());
-        let watched = stop.clone();
-        let (kept, keeper) = (stop.clone(), observer.clone());
-        tasks.spawn(async move {
-            watched.run_until_cancelled(observer.observe(to_leadership, to_changes)).await;
-        });
-        let election_max = settings.election.1;
-        tasks.spawn(async move {
-            let shortage = &keeper.local.shortage;
-            kept.run_until_cancelled(shortage.keep(&keeper.raft, election_max, || keeper.status())).await;
-        });
+        let keeper = observer.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(observer.observe(to_leadership, to_changes)));
         let (sized, bounded) = (stop.clone(), (raft.clone(), progress.clone(), counting.clone()));
         let bytes_max = local.limits.snapshot_every_log_bytes;
         tasks.spawn(async move {
             sized.run_until_cancelled(bound_log(&bounded.0, &bounded.1, &bounded.2, bytes_max)).await;
         });
-        let (founded, founding, founder) = (stop.clone(), founders.clone(), raft.clone());
+        let members = Members::new(raft.clone(), local.clone(), lines, progress.clone(), leadership.clone());
+        let (kept, keeping, election_max) = (stop.clone(), members.clone(), settings.election.1);
         tasks.spawn(async move {
-            founded.run_until_cancelled(founding.found(&founder, &lines)).await;
+            let shortage = &keeper.local.shortage;
+            kept.run_until_cancelled(shortage.keep(&keeping, election_max, || keeper.status())).await;
         });
+        let twin = members.clone().watch(founders.clone(), settings.data_dir, (&tasks, &stop));
         let proposals = Proposals::new(&local.limits);
         let closer = Mutex::new(Some((closer, lock)));
         let inner = Inner {
@@ -157,6 +165,8 @@ impl Raft {
             server: Arc::new(server),
             reads,
             proposals,
+            members,
+            twin,
             leadership,
             changes,
             tasks,
@@ -249,6 +259,11 @@ impl Raft {
         status::status(&inner.raft, &inner.progress, &inner.local, inner.founders.standing())
     }
 
+    /// Whether this member belongs to a founded cluster; as in the [`status`](Raft::status), at less cost.
+    pub fn standing(&self) -> Standing {
+        self.inner.founders.standing()
+    }
+
     /// A signal for changes of role, leader, term, membership or standing. The value is the status at that change; for
     /// the marks as they are now, ask for the [`status`](Raft::status).
     pub fn status_changes(&self) -> watch::Receiver<Status> {
@@ -290,52 +305,52 @@ impl Raft {
         taken.await.unwrap_or(Err(SnapshotError::Timeout))
     }
 
+    /// Adds a node as a learner: it receives everything and does not vote. The node must answer at `peer` under this id,
+    /// with an empty directory, waiting to be added; the membership then records which directory it is. Only the leader
+    /// can. Returns the index of the membership; the learner may then take long to catch up, see [`Raft::status`]. A
+    /// repeated call changes nothing.
+    pub async fn add_learner(&self, id: NodeId, peer: &str) -> Result<u64, ChangeError> {
+        self.inner.members.add(id, peer).await
+    }
+
+    /// Makes a learner a voter, once it has nearly caught up, which is waited for a little. Only the leader can. A repeated
+    /// call changes nothing.
+    pub async fn promote(&self, id: NodeId) -> Result<u64, ChangeError> {
+        self.inner.members.promote(id).await
+    }
+
+    /// Removes a member for ever. Only the leader can; if it is itself to be removed, it hands leadership over first and
+    /// answers [`ChangeError::NotLeader`], for the next one to be asked. A repeated call changes nothing.
+    pub async fn remove(&self, id: NodeId) -> Result<u64, ChangeError> {
+        self.inner.members.remove(id).await
+    }
+
+    /// Hands leadership to a voter, and waits until it leads. Only the leader can. Proposals are refused as
+    /// [`ProposeError::NotLeader`] meanwhile, which takes a few round trips and flushes. Where the voter does not take over,
+    /// an election follows.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ChangeError> {
+        self.inner.members.transfer_leader(to).await
+    }
+
     /// Asks the most up-to-date voter to take over, if this member leads, and waits until it has; for a planned stop, so
     /// that nobody has to wait for an election timeout. Returns whether this member does not lead any more. Proposals are
     /// refused as [`ProposeError::NotLeader`] meanwhile.
     pub async fn hand_over(&self, within: Duration) -> bool {
-        let raft = &self.inner.raft;
-        let status = self.status();
-        let mut leadership = self.leadership();
-        if status.role != Role::Leader {
-            return true;
-        }
-        let Some(next) = self.inner.local.shortage.successor(&status) else {
-            return false;
-        };
-        if raft.trigger().transfer_leader(next).await.is_err() {
-            return true;
-        }
-        if timeout(within, leadership.wait_for(Option::is_none)).await.is_ok() {
-            return true;
-        }
-        self.resign(next).await;
-        false
-    }
-
-    /// Ends a transfer that `to` did not take up. openraft's leader neither proposes nor shows that it lives once it began
-    /// one, and waits for its successor without end. Granting `to` the vote that it was meant to ask for, which is always
-    /// safe, makes this member a follower that can be elected like any other.
-    async fn resign(&self, to: NodeId) {
-        let raft = &self.inner.raft;
-        let metrics = raft.metrics().borrow_watched().clone();
-        let last_log = raft.data_metrics().borrow_watched().last_log;
-        let vote = Vote::new(metrics.current_term + 1, to);
-        let request = VoteRequest { vote, last_log_id: last_log, leadership_transfer: true };
-        if let Err(e) = raft.vote(request).await {
-            warn!(error = %e, "the leader can't resign");
-        }
+        timeout(within, self.inner.members.hand_over()).await.unwrap_or(false)
     }
 
     /// Resolves when the replica has ended by itself or was shut down. By itself it ends when storage fails or something
     /// panics; the process must end then.
     pub async fn stopped(&self) -> FatalReason {
         let log = &self.inner.counting.log;
+        let mut twin = self.inner.twin.clone();
+        let twin = async move { twin.wait_for(Option::is_some).await.ok()?.clone() };
         tokio::select! {
             reason = ended(&self.inner.raft) => match log.failure() {
                 Some(failure) => FatalReason::Storage(failure.to_owned()),
                 None => reason,
             },
+            Some(twin) = twin => FatalReason::Twin(twin),
             () = log.failed() => FatalReason::Storage(log.failure().unwrap_or("the log failed").to_owned()),
         }
     }
@@ -369,6 +384,19 @@ impl Raft {
     /// What is inside, for tests that speak to openraft or in its name.
     pub(crate) fn parts(&self) -> (OpenRaft, Arc<Local>) {
         (self.inner.raft.clone(), self.inner.local.clone())
+    }
+
+    /// Makes the first half of a change of the voters, and keeps this member from making the second for as long as
+    /// what is returned is held.
+    pub(crate) async fn leave_half_done(&self, voters: &[&[NodeId]]) -> tokio::sync::MutexGuard<'_, ()> {
+        let held = self.inner.members.changing.lock().await;
+        let raft = &self.inner.raft;
+        let known = raft.server_metrics().borrow_watched().membership_config.clone();
+        let nodes: std::collections::BTreeMap<_, _> = known.nodes().map(|(id, seat)| (*id, seat.clone())).collect();
+        let voters = voters.iter().map(|voters| voters.iter().copied().collect()).collect();
+        let joint = openraft::Membership::new(voters, nodes).unwrap();
+        raft.append_membership(joint, openraft::EntryPayload::Blank, []).await.unwrap();
+        held
     }
 }
 
@@ -431,7 +459,7 @@ impl Observer {
         status::status(&self.raft, &self.progress, &self.local, standing)
     }
 
-    async fn observe(&self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {
+    async fn observe(self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {
         let mut metrics = self.raft.server_metrics();
         let mut standing = self.founders.changes();
         let mut leader: Option<NodeId> = None;

@@ -214,6 +214,15 @@ pub struct Limits {
     pub accepted_streams_max: usize,
     /// How long sending and installing a snapshot may take after the last chunk. Default 120 s.
     pub snapshot_install_within: Duration,
+    /// How long one change of the members is waited for; its outcome is unknown afterwards. Default 5 s: two entries, and
+    /// slow disks.
+    pub change_within: Duration,
+    /// Entries that a learner may lack when it becomes a voter: the group may wait for it right after. Default 1000.
+    pub promote_lag_max: u64,
+    /// How long a promotion, or a transfer of leadership, waits for the member to have caught up. Default 3 s.
+    pub catch_up_within: Duration,
+    /// How long a transfer of leadership is waited for. Default 2 s: where it fails, an election follows.
+    pub transfer_within: Duration,
 }
 
 impl Limits {
@@ -278,6 +287,10 @@ impl Default for Limits {
             idle_max: Duration::from_secs(15),
             accepted_streams_max: 256,
             snapshot_install_within: Duration::from_secs(120),
+            change_within: Duration::from_secs(5),
+            promote_lag_max: 1000,
+            catch_up_within: Duration::from_secs(3),
+            transfer_within: Duration::from_secs(2),
         }
     }
 }

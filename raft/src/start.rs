@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
+use tokio::sync::watch;
+use tracing::warn;
 
 use crate::apply::{Applier, Progress};
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
 use crate::identity::{Identity, IdentityError};
+use crate::leaving;
 use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
-use crate::settings::{LogEngine, Settings};
+use crate::settings::{LogEngine, NodeId, Settings};
 use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
 use crate::space::Watch;
@@ -51,9 +54,30 @@ pub enum StartError {
          its cluster and start it with an empty directory, --join and a new id"
     )]
     Damaged(String),
+    /// The data directory is of a member that was removed.
+    #[error(
+        "{dir} is the data directory of node {id}, which was removed from the cluster; neither is ever used again. Start with \
+         an empty directory, --join and a new id",
+        dir = .0.display(), id = .1
+    )]
+    Removed(PathBuf, NodeId),
     /// Another process uses the data directory.
     #[error("{0}. Another process uses this data directory; stop it first")]
     InUse(String),
+    /// Another process runs with the same identity: one of the two data directories is a copy.
+    #[error(
+        "another process answers at {address} as node {id} with the same data directory as {dir}: one of them is a copy. \
+         Two processes with one identity could vote twice; stop one of them and remove its directory",
+        dir = .dir.display()
+    )]
+    Twin {
+        /// The node's id.
+        id: NodeId,
+        /// Where the group knows the node, and where the other process answers.
+        address: String,
+        /// This process's directory.
+        dir: PathBuf,
+    },
     /// The disk refused.
     #[error("{path}: {source}")]
     Io {
@@ -115,6 +139,9 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
     let identity = match known {
         Some(identity) => {
             identity.check(&settings.data_dir, settings)?;
+            if leaving::is_marked(&settings.data_dir) {
+                return Err(StartError::Removed(settings.data_dir.clone(), identity.id));
+            }
             identity
         }
         None => {
@@ -262,12 +289,14 @@ pub(crate) async fn build(
         cluster: settings.cluster.clone(),
         id: settings.id,
         nonce: disk.identity.nonce,
+        process: settings.nonce,
         advertise: settings.advertise.clone(),
         heartbeat: settings.heartbeat,
         formats: settings.formats,
         limits: settings.limits.clone(),
         connect,
         shortage: Arc::new(Shortage::new(settings.id, disk.space)),
+        removed: watch::Sender::new(false),
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
@@ -282,6 +311,13 @@ pub(crate) async fn build(
             return Err(StartError::Restore(e.to_string()));
         }
     };
+    if let Some(address) = leaving::find_twin(&progress, &local, &lines).await {
+        if let Err(e) = raft.shutdown().await {
+            warn!(error = %e, "the replica did not stop cleanly");
+        }
+        disk.closer.close().await;
+        return Err(StartError::Twin { id: settings.id, address, dir: settings.data_dir.clone() });
+    }
     Ok(Built {
         raft,
         local,

@@ -7,6 +7,7 @@ mod connections;
 mod failed;
 mod gateways;
 mod http;
+mod members;
 mod options;
 mod print;
 mod push;
@@ -21,6 +22,7 @@ use clap::Subcommand;
 pub use connections::{ConnectionsArgs, ConnectionsVerb};
 pub use failed::{Exit, Failed};
 pub use gateways::{GatewaysArgs, GatewaysVerb};
+pub use members::{MembersArgs, MembersVerb};
 pub use options::{ApiOptions, Output};
 pub use push::{AckArg, MessageArgs, PushArgs, PushTarget};
 pub use status::StatusArgs;
@@ -32,6 +34,8 @@ pub use whereis::WhereisArgs;
 pub enum ClientVerb {
     /// Show the directory nodes, who leads, and how much is connected
     Status(StatusArgs),
+    /// Show and change the directory nodes: grow, shrink, replace, move leadership
+    Members(MembersArgs),
     /// Show where a user is connected
     Whereis(WhereisArgs),
     /// List connections
@@ -49,6 +53,7 @@ impl ClientVerb {
     pub async fn run(self) -> Exit {
         let done = match self {
             Self::Status(args) => status::run(&args).await,
+            Self::Members(args) => members::run(&args).await,
             Self::Whereis(args) => whereis::run(&args).await,
             Self::Connections(args) => connections::run(&args).await,
             Self::Gateways(args) => gateways::run(&args).await,

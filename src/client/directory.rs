@@ -9,7 +9,7 @@ use super::watch::WatchStream;
 use crate::chance;
 use crate::directory::Batch;
 use crate::peer::{Broken, Calls};
-use crate::wire::peer::{Answer, Failure, Hello, Purpose, Request, RequestBody, Response, WatchFrom};
+use crate::wire::peer::{Answer, Failure, GroupChange, Hello, Purpose, Request, RequestBody, Response, WatchFrom};
 
 type Control = Calls<Response>;
 
@@ -19,6 +19,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest wait for a node to be connected and to answer the hello: a frozen one takes connections and says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Longest wait for the answer to a change of the group, longer than a leader takes for it at worst.
+const CHANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Longest time for which a change of the group follows the leader.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(18);
 
 /// Wait before asking again where nothing points to a better node; an election takes a few of these.
 const RETRY_PAUSE: Duration = Duration::from_millis(40);
@@ -97,6 +103,11 @@ impl Directory {
         }
     }
 
+    /// Changes the group. That takes longer than other requests, so it has a stream of its own.
+    pub async fn change(&self, change: GroupChange) -> Result<Answer, Failure> {
+        self.separate(CHANGE_ANSWER_TIMEOUT).ask(RequestBody::Change(change), CHANGE_TIMEOUT).await
+    }
+
     /// One attempt at the leader, as far as it is known. Requests leave in the order in which these calls are first polled.
     pub async fn ask_once(&self, body: RequestBody) -> Result<Answer, Failure> {
         let (control, sent) = {
@@ -115,7 +126,7 @@ impl Directory {
         match &result {
             Ok(Answer::Cluster(cluster)) => self.learn(cluster.members.iter().map(|m| m.peer.clone()).collect()),
             Err(Failure::NotLeader { leader }) => self.turn_away(&control, leader.as_ref().map(|l| l.1.clone())).await,
-            Err(Failure::NoQuorum | Failure::Unknown) => self.turn_away(&control, None).await,
+            Err(Failure::NoQuorum | Failure::Unknown | Failure::ShutOut { .. }) => self.turn_away(&control, None).await,
             _ => {}
         }
         result
@@ -165,8 +176,9 @@ impl Directory {
         known.nodes.get(known.turn).cloned().unwrap_or_default()
     }
 
-    /// Keeps the given nodes in mind beside the members, for a group whose members have all moved.
-    fn learn(&self, mut members: Vec<String>) {
+    /// Learns the peer addresses of the members. The given nodes are kept in mind beside them, for a group whose members have
+    /// all moved.
+    pub fn learn(&self, mut members: Vec<String>) {
         members.retain(|address| !address.is_empty());
         if members.is_empty() {
             return;

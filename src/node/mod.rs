@@ -4,6 +4,7 @@
 //! - `proposals`: many gateways' commands share log entries
 //! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
+//! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `parts`: how all of them are put together
@@ -18,6 +19,7 @@ mod gauges;
 #[cfg(test)]
 mod golden;
 mod leases;
+mod members;
 mod meters;
 mod parts;
 mod proposals;

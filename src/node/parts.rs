@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::backend::{NoSockets, NodeBackend};
 use super::expiry::Expiry;
 use super::leases::{self, Leases, Renewal};
+use super::members;
 use super::proposals::{self, Proposals, Waiting};
 use super::replicated::Replicated;
 use super::requests::Requests;
@@ -93,6 +94,7 @@ impl Parts {
         let (raft, state) = (|| self.raft.clone(), || Arc::clone(&self.state));
         let process = || Arc::clone(&self.process);
         let requests = self.requests();
+        let others = self.others.clone();
         let view = Arc::new(NodeView::new(raft(), state()));
         let expiry = Expiry {
             raft: raft(),
@@ -117,6 +119,7 @@ impl Parts {
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
+        tasks.spawn(members::keep_learning(raft(), others));
         tasks.spawn(streams.serve(peer, stop.clone()));
         let router = api::router(backend, ApiLimits::default());
         tasks.spawn(http::serve(api, router, http::ServeLimits::default(), stop.clone()));

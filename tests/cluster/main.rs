@@ -10,4 +10,6 @@ mod everyday;
 mod failures;
 mod full;
 mod harness;
+mod members;
+mod refusals;
 mod services;
