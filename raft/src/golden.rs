@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::entry::{Data, Entry, LeaderId, LogId, Seat, SnapshotMeta, StoredMembership, Vote};
 use crate::identity::Identity;
 use crate::net::frame::{
-    AppendAnswer, AppendAsk, FoundingAnswer, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal,
+    AppendAnswer, AppendAsk, FoundingAnswer, FoundingAsk, Greeting, Hello, JoinAnswer, Purpose, ReadAnswer, Refusal,
     SnapshotAnswer, SnapshotHead, VoteAnswer, VoteAsk,
 };
 use crate::roster::Roster;
@@ -80,8 +80,15 @@ fn head() -> Head {
 
 #[test]
 fn greetings_keep_their_form() {
-    let purposes =
-        [Purpose::Append, Purpose::Heartbeat, Purpose::Vote, Purpose::Read, Purpose::Snapshot, Purpose::Founding];
+    let purposes = [
+        Purpose::Append,
+        Purpose::Heartbeat,
+        Purpose::Vote,
+        Purpose::Read,
+        Purpose::Snapshot,
+        Purpose::Founding,
+        Purpose::Join,
+    ];
     let hello = |purpose| Hello {
         cluster: "prod".to_owned(),
         from: 1,
@@ -105,6 +112,7 @@ fn greetings_keep_their_form() {
         Refusal::Impostor(3),
         Refusal::Busy,
         Refusal::NoSpace(space()),
+        Refusal::Removed(4),
     ];
     let greetings = std::iter::once(Greeting::Welcome { version: 1 }).chain(refusals.map(Greeting::Refused));
     check("greeting-2.hex", &greetings.collect::<Vec<_>>());
@@ -146,6 +154,12 @@ fn messages_of_version_1_keep_their_form() {
         FoundingAnswer::OtherFounders { founders: BTreeSet::from([1, 2]) },
     ];
     check("founding-answer-1.hex", &answers);
+    let answers = [
+        JoinAnswer::Waiting { nonce: 1004, addresses: seat(4).addresses },
+        JoinAnswer::Founder,
+        JoinAnswer::Stored { nonce: 1004, process: 77, cluster_id: 1001, addresses: seat(4).addresses },
+    ];
+    check("join-answer-1.hex", &answers);
 }
 
 #[test]
