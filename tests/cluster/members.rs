@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use switchboard::client::{Directory, Settings};
 use switchboard::directory::{Batch, GatewayAddresses, Op, OpenSession, Policy, Register};
-use switchboard::wire::peer::{Answer, RequestBody};
+use switchboard::wire::peer::{Answer, RequestBody, WatchFrame, WatchFrom};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::harness::{Cluster, Load, Socket, eventually};
+use crate::harness::{Cluster, Load, Socket, eventually, in_time};
 
 /// How long registrations may go unanswered when leadership moves on purpose. The aim is 50 ms; benches/README.md has what it
 /// takes on a machine with room. A test machine has none.
@@ -64,8 +64,26 @@ async fn the_command_line_grows_and_shrinks_a_cluster() {
     assert_eq!(list["cluster_id"].as_str().unwrap().len(), 16, "{list}");
     let (code, out, _) = cluster.run(&["members", "list"]).await;
     assert!(code == 0 && out.contains("2 voters, 2 must answer"), "{out}");
+}
 
-    // The removed one says so, whatever it is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_ends_its_watches_refuses_everything_and_does_not_start_again() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let watched = Settings { cluster: "switchboard".into(), name: "test".into(), nodes: vec![cluster.peer(3)] };
+    let mut watch = Directory::new(watched).watch(WatchFrom::Snapshot).await.unwrap();
+    let mut feed = cluster.http.lines(&cluster.node(3).api(), "/v1/watch").await;
+    cluster.remove(3).await;
+    let mut known = Vec::new();
+    let why = loop {
+        match in_time("the end of the watch", watch.next()).await.unwrap() {
+            WatchFrame::Ended { why } => break why,
+            WatchFrame::Members(members) => known = members,
+            _ => {}
+        }
+    };
+    assert!(why.contains("removed"), "{why}");
+    assert!(known.contains(&cluster.peer(2)), "a watcher is told who the members are: {known:?}");
+    in_time("the end of the feed", async { while let Ok(Some(_)) = feed.line().await {} }).await;
     let removed = cluster.node(3).api();
     for path in ["/readyz", "/v1/users/anybody", "/v1/cluster", "/v1/users/anybody?consistency=cached"] {
         let why = eventually("it knows that it was removed", async || {
