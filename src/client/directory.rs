@@ -26,8 +26,9 @@ const CHANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 /// Longest time for which a change of the group follows the leader.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(18);
 
-/// Wait before asking again where nothing points to a better node; an election takes a few of these.
-const RETRY_PAUSE: Duration = Duration::from_millis(40);
+/// First and longest wait before asking again where nothing points to a better node. Leadership that is handed over arrives
+/// within a few of the first, an election takes a few of the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(40));
 
 /// How to reach the directory.
 #[derive(Debug, Clone)]
@@ -81,6 +82,7 @@ impl Directory {
     pub async fn ask(&self, body: RequestBody, within: Duration) -> Result<Answer, Failure> {
         let deadline = Instant::now() + within;
         let mut may_have_applied = false;
+        let mut retry_pause = RETRY_PAUSE.0;
         loop {
             let failure = match tokio::time::timeout_at(deadline, self.ask_once(body.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -93,7 +95,11 @@ impl Directory {
                 Failure::Refused { .. } | Failure::NoSpace { .. } if !may_have_applied => return Err(failure),
                 Failure::Unknown if !is_repeatable(&body) => return Err(failure),
                 Failure::NotLeader { leader: Some(_) } => Duration::from_millis(1),
-                _ => chance::jittered(RETRY_PAUSE, 0.5),
+                _ => {
+                    let pause = chance::jittered(retry_pause, 0.5);
+                    retry_pause = (retry_pause * 2).min(RETRY_PAUSE.1);
+                    pause
+                }
             };
             if Instant::now() + pause >= deadline {
                 // An earlier copy may still take effect, whatever was said of the last one.

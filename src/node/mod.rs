@@ -64,6 +64,8 @@ pub struct Node {
     raft: Raft,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+    /// Ends the listeners, after leadership was handed over.
+    end: CancellationToken,
 }
 
 /// Why a node could not start.
@@ -101,8 +103,9 @@ impl Node {
         let (api_address, peer_address) = (api.address(), peer.address());
         let (parts, queues) = Parts::open(settings, api_address, peer_address).await?;
         let raft = parts.raft.clone();
-        let tasks = parts.run(queues, api, peer, &stop);
-        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop })
+        let end = CancellationToken::new();
+        let tasks = parts.run(queues, api, peer, &end);
+        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop, end })
     }
 
     /// Runs until the node is told to stop, or can't go on.
@@ -115,10 +118,13 @@ impl Node {
             () = self.stop.cancelled() => Ok(()),
             fatal = self.raft.stopped() => Err(fatal.to_string()),
         };
-        self.stop.cancel();
         if result.is_ok() {
-            // A planned end costs no election.
+            // A planned end costs no election. Until another node leads, whoever asks this one is sent there.
             self.raft.hand_over(HAND_OVER).await;
+        }
+        self.stop.cancel();
+        self.end.cancel();
+        if result.is_ok() {
             self.raft.shutdown().await;
         } else {
             // Nothing of the log is touched any more, and whatever waits for the disk is left behind.

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the verdict")]
 
 mod chaos;
+mod churn;
 mod clients;
 mod disk;
 mod everyday;
