@@ -1,5 +1,5 @@
 //! The same tests for every engine: openraft's own suite, a model that is reopened after every operation (`model`), and
-//! damage at every offset (`damage`).
+//! damage at every offset (`damage`). `power_cut` needs root.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,7 @@ macro_rules! for_each_engine {
 }
 mod damage;
 mod model;
+pub(super) mod power_cut;
 
 const OWNER: Owner = Owner { id: 1, nonce: 7 };
 
@@ -63,8 +64,17 @@ fn space(dir: &Path) -> Arc<Watch> {
 }
 
 fn opened(dir: &Path, engine: LogEngine, create: bool) -> Result<(LogStore, LogCloser), RecoveryError> {
+    opened_with(dir, engine, create, &limits())
+}
+
+fn opened_with(
+    dir: &Path,
+    engine: LogEngine,
+    create: bool,
+    limits: &Limits,
+) -> Result<(LogStore, LogCloser), RecoveryError> {
     std::fs::create_dir_all(dir_in(dir, engine)).unwrap();
-    let opened = open(dir, engine, OWNER, create, &limits(), (Arc::default(), space(dir)))?;
+    let opened = open(dir, engine, OWNER, create, limits, (Arc::default(), space(dir)))?;
     Ok((opened.store, opened.closer))
 }
 
