@@ -11,3 +11,4 @@ mod failures;
 mod full;
 mod harness;
 mod services;
+mod soak;
