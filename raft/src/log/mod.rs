@@ -33,7 +33,7 @@ use self::writer::Operation;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
 use crate::settings::Limits;
-use crate::space::Watch;
+use crate::space::Headroom;
 
 /// What the log's users share with its thread.
 struct Shared {
@@ -42,7 +42,7 @@ struct Shared {
     /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
     engine: Mutex<Option<RaftLog<Records>>>,
     counters: Arc<LogCounters>,
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
     read_bytes_max: usize,
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn open(
     owner: Owner,
     create: bool,
     limits: &Limits,
-    (counters, space): (Arc<LogCounters>, Arc<Watch>),
+    (counters, space): (Arc<LogCounters>, Arc<Headroom>),
 ) -> Result<OpenedLog, RecoveryError> {
     let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
     let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: 0, what };

@@ -20,7 +20,7 @@ use crate::entry::{Data, Entry, Group, LeaderId, LogId, Vote};
 use crate::machine::{Frozen, StateMachine};
 use crate::settings::Limits;
 use crate::snapshot::Snapshots;
-use crate::space::Watch;
+use crate::space::Headroom;
 
 const OWNER: Owner = Owner { id: 1, nonce: 7 };
 
@@ -29,8 +29,8 @@ fn limits() -> Limits {
     Limits { log_chunk_bytes: 2048, log_cache_bytes: 2048, ..Limits::default() }
 }
 
-fn space(dir: &Path) -> Arc<Watch> {
-    Arc::new(Watch::new(dir, 0))
+fn space(dir: &Path) -> Arc<Headroom> {
+    Arc::new(Headroom::new(dir, 0))
 }
 
 fn opened(dir: &Path, create: bool) -> Result<(LogStore, LogCloser), RecoveryError> {
