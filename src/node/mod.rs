@@ -6,6 +6,7 @@
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `requests`, `streams`: what gateways ask, and the peer listener
 //! - `view`, `backend`: what the HTTP surface stands on
+//! - `threads`: the log's own
 //! - `parts`: how all of them are put together
 //!
 //! Invariants: what is acknowledged is committed (`proposals` answers after apply); no clock reaches the state machine; a
@@ -25,6 +26,7 @@ mod settings;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod view;
 mod watch;
 mod watch_hub;
@@ -42,6 +44,7 @@ pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;
 use parts::Parts;
+use threads::Threads;
 
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
@@ -59,6 +62,8 @@ pub struct Node {
     raft: Raft,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+    /// Those of the log; after everything else.
+    _threads: Threads,
 }
 
 /// Why a node could not start.
@@ -94,10 +99,11 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let (api_address, peer_address) = (api.address(), peer.address());
-        let (parts, queues) = Parts::open(settings, api_address, peer_address).await?;
+        let threads = Threads::start()?;
+        let (parts, queues) = Parts::open(settings, api_address, peer_address, threads.handle()).await?;
         let raft = parts.raft.clone();
         let tasks = parts.run(queues, api, peer, &stop);
-        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop })
+        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop, _threads: threads })
     }
 
     /// Runs until the node is told to stop, or can't go on.
