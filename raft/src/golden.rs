@@ -111,7 +111,7 @@ fn greetings_keep_their_form() {
         Refusal::OtherDirectory(2),
         Refusal::Impostor(3),
         Refusal::Busy,
-        Refusal::NoSpace(space()),
+        Refusal::NoSpace(3),
         Refusal::Removed(4),
     ];
     let greetings = std::iter::once(Greeting::Welcome { version: 1 }).chain(refusals.map(Greeting::Refused));

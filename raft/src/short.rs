@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::members::Members;
 use crate::settings::NodeId;
-use crate::space::{LOOK_EVERY, Space, Watch};
+use crate::space::{Headroom, LOOK_EVERY, Space};
 use crate::status::{MemberRole, Role, Status};
 
 /// A member that is short of space stands for election all the same after so many of the longest election timeouts without
@@ -22,7 +22,7 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 /// Who is short of space, as far as this member knows.
 pub(crate) struct Shortage {
     id: NodeId,
-    pub(crate) own: Arc<Watch>,
+    pub(crate) own: Arc<Headroom>,
     /// Those that said so with their last answer to this leader.
     others: Mutex<BTreeMap<NodeId, Space>>,
     /// Of a leader: for whose sake it refuses proposals although it has space itself.
@@ -32,7 +32,7 @@ pub(crate) struct Shortage {
 }
 
 impl Shortage {
-    pub(crate) fn new(id: NodeId, own: Arc<Watch>) -> Shortage {
+    pub(crate) fn new(id: NodeId, own: Arc<Headroom>) -> Shortage {
         let (others, majority) = (Mutex::default(), Mutex::default());
         Shortage { id, own, others, majority, heard: Mutex::new(Instant::now()) }
     }

@@ -22,7 +22,7 @@ use crate::net::peer::Peers;
 use crate::settings::{LogEngine, NodeId, Settings};
 use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
-use crate::space::Watch;
+use crate::space::Headroom;
 use crate::stream::Connect;
 
 /// Why a replica does not start. Nothing was changed in the data directory, except that a torn write may have been cut
@@ -79,7 +79,9 @@ pub enum StartError {
         dir: PathBuf,
     },
     /// The disk refused.
-    #[error("{path}: {source}")]
+    #[error(
+        "{path}: {source}. Look at the disk, the space on it and the rights of this path, then start this node again"
+    )]
     Io {
         /// Where.
         path: PathBuf,
@@ -122,7 +124,7 @@ struct Disk {
     store: LogStore,
     closer: LogCloser,
     snapshots: Snapshots,
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
 }
 
 /// Opens or creates the data directory. Blocks.
@@ -151,7 +153,7 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
     };
     make_dirs(&[&log_dir, &snapshot_dir])?;
     let owner = Owner { id: identity.id, nonce: identity.nonce };
-    let space = Arc::new(Watch::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
+    let space = Arc::new(Headroom::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
     let snapshots = Snapshots::open(&snapshot_dir, space.clone()).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
         _ => StartError::Io { path: snapshot_dir.clone(), source },

@@ -91,8 +91,9 @@ impl Directory {
             };
             may_have_applied |= failure == Failure::Unknown;
             let pause = match &failure {
+                Failure::Refused { .. } => return Err(failure),
                 // Somebody has to free space; whoever asks is told at once.
-                Failure::Refused { .. } | Failure::NoSpace { .. } if !may_have_applied => return Err(failure),
+                Failure::NoSpace { .. } if !may_have_applied => return Err(failure),
                 Failure::Unknown if !is_repeatable(&body) => return Err(failure),
                 Failure::NotLeader { leader: Some(_) } => Duration::from_millis(1),
                 _ => {

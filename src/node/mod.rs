@@ -7,6 +7,7 @@
 //! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
 //! - `view`, `backend`: what the HTTP surface stands on
+//! - `threads`: the log's own
 //! - `parts`: how all of them are put together
 //!
 //! Invariants: what is acknowledged is committed (`proposals` answers after apply); no clock reaches the state machine; a
@@ -29,6 +30,7 @@ mod settings;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod view;
 mod watch;
 mod watch_hub;
@@ -47,6 +49,7 @@ pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;
 use parts::Parts;
+use threads::Threads;
 
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
@@ -66,6 +69,8 @@ pub struct Node {
     stop: CancellationToken,
     /// Ends the listeners, after leadership was handed over.
     end: CancellationToken,
+    /// Those of the log; after everything else.
+    _threads: Threads,
 }
 
 /// Why a node could not start.
@@ -101,11 +106,12 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let (api_address, peer_address) = (api.address(), peer.address());
-        let (parts, queues) = Parts::open(settings, api_address, peer_address).await?;
+        let threads = Threads::start()?;
+        let (parts, queues) = Parts::open(settings, api_address, peer_address, threads.handle()).await?;
         let raft = parts.raft.clone();
         let end = CancellationToken::new();
         let tasks = parts.run(queues, api, peer, &end);
-        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop, end })
+        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop, end, _threads: threads })
     }
 
     /// Runs until the node is told to stop, or can't go on.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use switchboard_raft as raft;
 use switchboard_raft::Raft;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ const CONFIRM_MARGIN: Duration = Duration::from_millis(800);
 /// What the parts share.
 pub(super) struct Parts {
     pub(super) raft: Raft,
+    threads: Handle,
     settings: Settings,
     state: Arc<Replicated>,
     hub: Arc<WatchHub>,
@@ -62,6 +64,7 @@ impl Parts {
         settings: Settings,
         api: SocketAddr,
         peer: SocketAddr,
+        threads: Handle,
     ) -> Result<(Self, Queues), StartError> {
         let started = Instant::now();
         let process = telemetry::process_name("directory", &settings.id.to_string());
@@ -69,13 +72,17 @@ impl Parts {
         let state = Arc::new(Replicated::new(Arc::clone(&hub), &process));
         let of_raft = settings.raft(api, peer);
         let nodes = of_raft.founders.values().map(|founder| founder.peer.clone()).collect();
-        let raft = Raft::start(of_raft, Arc::clone(&state) as _, Arc::new(RaftConnector)).await?;
+        let machine = Arc::clone(&state);
+        // What it spawns runs where it is started.
+        let start = async move { Raft::start(of_raft, machine, Arc::new(RaftConnector)).await };
+        let raft = threads.spawn(start).await.map_err(io::Error::other)??;
         let name = format!("node {}", settings.id);
         let others = client::Settings { cluster: settings.cluster.clone(), name: name.clone(), nodes };
         let identity = Identity { cluster: settings.cluster.clone(), name, nonce: chance::nonce().into() };
         let ((proposals, proposals_queue), (leases, renewals)) = (Proposals::new(raft.clone()), Leases::new());
         let parts = Self {
             raft,
+            threads,
             settings,
             state,
             hub,
@@ -105,6 +112,7 @@ impl Parts {
         };
         let streams = Streams {
             raft: raft(),
+            threads: self.threads.clone(),
             identity: Arc::clone(&self.identity),
             requests: requests.clone(),
             watches: self.watches(),

@@ -14,3 +14,4 @@ mod harness;
 mod members;
 mod refusals;
 mod services;
+mod soak;

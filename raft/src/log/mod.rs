@@ -40,7 +40,7 @@ use self::writer::Operation;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
 use crate::settings::{Limits, LogEngine};
-use crate::space::Watch;
+use crate::space::Headroom;
 
 /// A log that was never written is far smaller, with either engine.
 const CREATION_BYTES_MAX: u64 = 64 * 1024;
@@ -52,7 +52,7 @@ struct Shared {
     /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
     engine: Mutex<Option<Box<dyn Engine>>>,
     counters: Arc<LogCounters>,
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
     read_bytes_max: usize,
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn open(
     owner: Owner,
     create: bool,
     limits: &Limits,
-    (counters, space): (Arc<LogCounters>, Arc<Watch>),
+    (counters, space): (Arc<LogCounters>, Arc<Headroom>),
 ) -> Result<OpenedLog, RecoveryError> {
     let dir = &dir_in(data_dir, kind);
     let fail = |source| RecoveryError::Io { path: dir.clone(), source };

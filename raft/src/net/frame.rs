@@ -108,8 +108,8 @@ pub(crate) enum Refusal {
     Impostor(NodeId),
     #[error("too many streams of this kind are open")]
     Busy,
-    #[error("{free} bytes are free in {dir}: it takes no entries until there is space; free some there", free = .0.free, dir = .0.dir.display())]
-    NoSpace(Space),
+    #[error("node {0} has no space for entries; free some in its data directory")]
+    NoSpace(NodeId),
     #[error(
         "node {0} was removed from the cluster; its id and its data directory are never used again. Start it with an empty \
          directory, --join and a new id"

@@ -153,10 +153,8 @@ impl Server {
             self.founders.sought_otherwise(hello.from);
             return Err(Refusal::OtherDirectory(local.id));
         }
-        if hello.purpose == Purpose::Append
-            && let Some((_, space)) = local.shortage.exhausted()
-        {
-            return Err(Refusal::NoSpace(space));
+        if hello.purpose == Purpose::Append && local.shortage.exhausted().is_some() {
+            return Err(Refusal::NoSpace(local.id));
         }
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();

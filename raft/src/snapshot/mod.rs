@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) use self::file::{BlockReader, BlockWriter, Head};
 use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};
-use crate::space::Watch;
+use crate::space::Headroom;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -94,14 +94,14 @@ impl io::Read for Positioned {
 pub(crate) struct Snapshots {
     pub(crate) dir: PathBuf,
     /// Snapshots stop before they use up what is kept free.
-    pub(crate) space: Arc<Watch>,
+    pub(crate) space: Arc<Headroom>,
     current: Mutex<Option<SnapshotFile>>,
     names: AtomicU64,
 }
 
 /// A snapshot being received.
 pub(crate) struct Incoming {
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
     file: File,
     path: PathBuf,
     temporary: Temporary,
@@ -112,7 +112,7 @@ impl Snapshots {
     ///
     /// The newest one counts or nothing does: the log behind an older one is purged. Every block of it is checked, so
     /// that damage is told apart from an application that can't read its own state.
-    pub(crate) fn open(dir: &Path, space: Arc<Watch>) -> io::Result<Snapshots> {
+    pub(crate) fn open(dir: &Path, space: Arc<Headroom>) -> io::Result<Snapshots> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();

@@ -19,7 +19,7 @@ use crate::entry::{Data, Entry, Group, LeaderId, LogId, Vote};
 use crate::machine::{Frozen, StateMachine};
 use crate::settings::{Limits, LogEngine};
 use crate::snapshot::Snapshots;
-use crate::space::Watch;
+use crate::space::Headroom;
 
 /// Makes a test of every function, for each engine.
 macro_rules! for_each_engine {
@@ -59,8 +59,8 @@ fn limits() -> Limits {
     Limits { log_chunk_bytes: 2048, log_cache_bytes: 2048, ..Limits::default() }
 }
 
-fn space(dir: &Path) -> Arc<Watch> {
-    Arc::new(Watch::new(dir, 0))
+fn space(dir: &Path) -> Arc<Headroom> {
+    Arc::new(Headroom::new(dir, 0))
 }
 
 fn opened(dir: &Path, engine: LogEngine, create: bool) -> Result<(LogStore, LogCloser), RecoveryError> {
