@@ -14,8 +14,6 @@ use crate::settings::{LogEngine, NodeId, Settings};
 const NAME: &str = "identity";
 const MAGIC: &[u8; 4] = b"SWBI";
 const FORMAT: u8 = 2;
-/// Without an engine, when there was only one.
-const FORMAT_1: u8 = 1;
 /// Far above any identity; a longer file is not one.
 const BYTES_MAX: usize = 4096;
 
@@ -75,11 +73,6 @@ impl Identity {
             None => Err(damaged("it does not begin as an identity does")),
             Some([FORMAT, body @ ..]) => {
                 postcard::from_bytes(body).map(Some).map_err(|_| damaged("its fields can't be read"))
-            }
-            Some([FORMAT_1, body @ ..]) => {
-                let (cluster, id, nonce) =
-                    postcard::from_bytes(body).map_err(|_| damaged("its fields can't be read"))?;
-                Ok(Some(Identity { cluster, id, nonce, engine: LogEngine::RaftLog }))
             }
             Some([format, ..]) => Err(IdentityError::Format { file: file.clone(), format: *format }),
             Some([]) => Err(damaged("it has the wrong size")),

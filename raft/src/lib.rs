@@ -1,6 +1,6 @@
 //! A replicated state machine: bytes go in on the leader, and every member applies them in one order.
 //!
-//! openraft decides, `raft-log` keeps the log, and both are known to this crate alone: nothing of theirs is in its
+//! openraft decides, `raft-log` or `sled` keeps the log, and all are known to this crate alone: nothing of theirs is in its
 //! interface. It knows nothing of what it replicates, it opens no socket, and it reads no clock but tokio's; streams, a
 //! connector and the application are handed in.
 //!

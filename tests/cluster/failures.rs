@@ -38,7 +38,16 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_are_killed_and_come_back_with_everything_acknowledged() {
-    let mut cluster = Cluster::start(3, 1).await;
+    all_nodes_are_killed("raft-log").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_are_killed_and_come_back_with_everything_acknowledged_with_sled() {
+    all_nodes_are_killed("sled").await;
+}
+
+async fn all_nodes_are_killed(engine: &str) {
+    let mut cluster = Cluster::start_with(3, 1, &["--log-engine", engine]).await;
     let mut client = cluster.connect("gw-1", "stays").await;
     let nodes: Vec<String> = cluster.nodes.values().map(|node| node.api()).collect();
     let load = Load::start(&nodes, 4);

@@ -88,7 +88,7 @@ const WORDS: [Word; 11] = [
         why: "every choice comes from the one seeded source, so that a run can be repeated",
     },
     Word {
-        words: &["openraft", "raft_log"],
+        words: &["openraft", "raft_log", "sled::"],
         code: Where::All,
         homes: &["raft/"],
         why: "the log engine is known to raft/ alone, so that its next version costs one crate",

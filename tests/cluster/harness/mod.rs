@@ -44,8 +44,13 @@ static CLUSTERS: AtomicU32 = AtomicU32::new(1);
 impl Cluster {
     /// Starts so many directory nodes and gateways and waits until all take traffic.
     pub async fn start(nodes: u64, gateways: u64) -> Self {
+        Self::start_with(nodes, gateways, &[]).await
+    }
+
+    /// As [`Self::start`], with further flags for the nodes.
+    pub async fn start_with(nodes: u64, gateways: u64, flags: &[&str]) -> Self {
         let mut cluster = Self::found(nodes);
-        cluster.start_all(&[], gateways).await;
+        cluster.start_all(flags, gateways).await;
         cluster
     }
 

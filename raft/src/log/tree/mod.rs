@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -43,8 +43,9 @@ const AMPLIFICATION: usize = 8;
 const TIDY_KEYS: usize = 256;
 /// Pages that sled keeps in memory. The window is the cache; this one is for the pages that are being changed.
 const PAGE_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// sled gives up the lock of its file on a thread of its own, a moment after it was closed.
-const UNLOCKED_WITHIN: Duration = Duration::from_secs(5);
+/// sled gives up the lock of its file on a thread of its own, a moment after it was closed. Five seconds are many.
+const UNLOCKED_AFTER_ATTEMPTS: usize = 1000;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
 
 const MARKS: &[u8] = b"marks";
 
@@ -297,12 +298,13 @@ fn open(dir: &Path, segment_bytes: usize) -> io::Result<sled::Db> {
         .cache_capacity(PAGE_CACHE_BYTES)
         // The log's thread flushes.
         .flush_every_ms(None);
-    let began = Instant::now();
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         match guarded(|| config.open()) {
             // The directory is ours alone, so this is our former self.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && began.elapsed() < UNLOCKED_WITHIN => {
-                std::thread::park_timeout(Duration::from_millis(5));
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && attempts < UNLOCKED_AFTER_ATTEMPTS => {
+                std::thread::park_timeout(BETWEEN_ATTEMPTS);
             }
             opened => return opened,
         }

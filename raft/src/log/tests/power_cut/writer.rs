@@ -37,7 +37,7 @@ pub(super) struct Told {
 
 pub(super) struct Writer {
     child: Child,
-    told: JoinHandle<Told>,
+    told: Option<JoinHandle<Told>>,
 }
 
 impl Writer {
@@ -68,7 +68,7 @@ impl Writer {
             }
             told
         });
-        Writer { child, told }
+        Writer { child, told: Some(told) }
     }
 
     fn signal(&self, signal: Signal) {
@@ -100,7 +100,15 @@ impl Writer {
     pub(super) fn end(mut self) -> Told {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.told.join().unwrap()
+        self.told.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Where the test failed, it may still be running.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -114,6 +122,8 @@ fn say(word: &str, nth: u64) {
 #[ignore = "started by the test of cut power"]
 fn victim() {
     let Ok(dir) = std::env::var(DIR).map(PathBuf::from) else { return };
+    // Should the test be killed, a stopped process would stay for ever.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     let said = |name| std::env::var(name).unwrap();
     let (engine, long) = (said(ENGINE).parse().unwrap(), said(LONG) == "true");
     run(async move {
