@@ -134,8 +134,11 @@ impl Requests {
             && led.term >= cluster.term
         {
             let own = cluster.node;
-            for member in cluster.members.iter_mut().filter(|member| Some(member.id) != own) {
-                if let Some(known) = led.members.iter().find(|known| known.id == member.id) {
+            for member in &mut cluster.members {
+                let Some(known) = led.members.iter().find(|known| known.id == member.id) else { continue };
+                if Some(member.id) == own {
+                    member.lag = known.lag;
+                } else {
                     *member = known.clone();
                 }
             }
