@@ -441,8 +441,9 @@ impl Members {
         let mut metrics = self.raft.server_metrics();
         let mut leadership = self.leadership.clone();
         loop {
-            if let (Ok(ground), Ok(_one)) = (self.ground(), self.begin())
+            if let Ok(ground) = self.ground()
                 && ground.is_half_done()
+                && let Ok(_one) = self.begin()
                 && let Err(e) = self.complete(&ground).await
             {
                 warn!(error = %e, "a change of the voters is still half-done; it is tried again");

@@ -132,6 +132,8 @@ impl Directory {
         };
         match &result {
             Ok(Answer::Cluster(cluster)) => self.learn(cluster.members.iter().map(|m| m.peer.clone()).collect()),
+            // It leads since a moment ago.
+            Err(Failure::NotLeader { leader: Some((_, address)) }) if address == control.address() => {}
             Err(Failure::NotLeader { leader }) => self.turn_away(&control, leader.as_ref().map(|l| l.1.clone())).await,
             Err(Failure::NoQuorum | Failure::Unknown | Failure::ShutOut { .. }) => self.turn_away(&control, None).await,
             _ => {}

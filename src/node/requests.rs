@@ -24,6 +24,9 @@ const IDENTIFY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait for the leader to complete what a node tells of the group.
 const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long a leader is waited for before a request is refused for want of one. Short against the patience of callers.
+const LEADER_WITHIN: Duration = Duration::from_millis(200);
+
 /// Attempts to open a session while an incumbent is in the way: one, one after it was ended, one for a race.
 const OPEN_ATTEMPTS: usize = 3;
 
@@ -65,9 +68,10 @@ impl Requests {
     /// The answer to a request that has begun.
     pub(super) async fn finish(&self, begun: Begun) -> Result<Answer, Failure> {
         let result = match begun {
-            Begun::Batch(pending) => match pending.decided().await? {
-                (_, Outcome::Batch(result)) => Ok(Answer::Batch(result)),
-                (_, other) => unreachable!("a batch has the outcome of a batch, not {other:?}"),
+            Begun::Batch(pending) => match pending.decided().await {
+                Ok((_, Outcome::Batch(result))) => Ok(Answer::Batch(result)),
+                Err(failure) => Err(failure),
+                Ok((_, other)) => unreachable!("a batch has the outcome of a batch, not {other:?}"),
             },
             Begun::Rest(RequestBody::OpenSession(open)) => self.open(open).await,
             Begun::Rest(RequestBody::EndSession { epoch, reason }) => self.end(epoch, reason).await,
@@ -78,7 +82,10 @@ impl Requests {
             Begun::Rest(RequestBody::Change(change)) => self.change(change).await,
             Begun::Rest(RequestBody::Batch(_)) => unreachable!("a batch is begun as one"),
         };
-        result.map_err(|failure| self.point_to_leader(failure))
+        match result {
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(self.point_to_leader(failure).await),
+        }
     }
 
     /// Answers a request.
@@ -134,8 +141,11 @@ impl Requests {
             && led.term >= cluster.term
         {
             let own = cluster.node;
-            for member in cluster.members.iter_mut().filter(|member| Some(member.id) != own) {
-                if let Some(known) = led.members.iter().find(|known| known.id == member.id) {
+            for member in &mut cluster.members {
+                let Some(known) = led.members.iter().find(|known| known.id == member.id) else { continue };
+                if Some(member.id) == own {
+                    member.lag = known.lag;
+                } else {
                     *member = known.clone();
                 }
             }
@@ -190,15 +200,39 @@ impl Requests {
         }
     }
 
-    /// Tells who leads, where a part that does not know says only that this node does not. Where nobody is known to lead,
-    /// a majority is missing, if only for the time of an election.
-    fn point_to_leader(&self, failure: Failure) -> Failure {
-        let Failure::NotLeader { leader: None } = failure else { return failure };
-        let status = self.raft.status();
-        let leader = status.leader.filter(|leader| *leader != status.id);
-        match leader.and_then(|leader| status.members.iter().find(|member| member.id == leader)) {
-            Some(member) => Failure::NotLeader { leader: Some((member.id, member.addresses.peer.clone())) },
-            None => Failure::NoQuorum,
+    /// Tells who leads, where a part that does not know says only that this node does not. An election or a transfer may be
+    /// about to end: that is waited for a little, so that callers learn of it at once instead of asking again and again. Where
+    /// nobody leads then, a majority is missing.
+    async fn point_to_leader(&self, failure: Failure) -> Failure {
+        let mut office = self.raft.leadership();
+        match failure {
+            Failure::NotLeader { leader: None } => {}
+            // A new leader is heard by nobody yet.
+            Failure::NoQuorum if office.borrow().is_none() => {}
+            failure => return failure,
+        }
+        let mut changes = self.raft.status_changes();
+        let known = tokio::time::timeout(LEADER_WITHIN, async {
+            loop {
+                let status = self.raft.status();
+                let leads = |member: &&raft::Member| match status.leader {
+                    // Not before it can take requests.
+                    Some(leader) if leader == status.id => member.id == leader && office.borrow().is_some(),
+                    leader => leader == Some(member.id),
+                };
+                if let Some(member) = status.members.iter().find(leads) {
+                    return Some((member.id, member.addresses.peer.clone()));
+                }
+                let changed = tokio::select! {
+                    changed = changes.changed() => changed,
+                    changed = office.changed() => changed,
+                };
+                changed.ok()?;
+            }
+        });
+        match known.await {
+            Ok(leader) => Failure::NotLeader { leader },
+            Err(_) => Failure::NoQuorum,
         }
     }
 }

@@ -67,11 +67,14 @@ pub struct Cluster {
     pub committed: u64,
     /// The cluster's own id, 16 hexadecimal digits: drawn when it was founded or restored, whatever it is called. Null until
     /// it is known.
+    #[serde(default)]
     pub cluster_id: Option<String>,
     /// Voters that must answer for anything to be decided.
+    #[serde(default)]
     pub quorum: u64,
     /// Whether a change of the voters is half done: until it is complete majorities of the old and of the new ones are
     /// needed.
+    #[serde(default)]
     pub changing: bool,
 }
 
@@ -96,6 +99,7 @@ pub struct Member {
     #[serde(default)]
     pub short_of_space: Option<u64>,
     /// Entries that it lacks, where known: as the leader sees its followers.
+    #[serde(default)]
     pub lag: Option<u64>,
 }
 
