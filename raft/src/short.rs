@@ -75,13 +75,12 @@ impl Shortage {
         self.own.is_exhausted().then(|| (self.id, self.own.seen()))
     }
 
-    /// The voter to which the lead should go: one that follows, has space, and has most of the log.
+    /// The voter to which the lead should go: one that follows, has space rather than not, and has most of the log.
     pub(crate) fn successor(&self, status: &Status) -> Option<NodeId> {
         let fit = status.members.iter().filter(|member| {
-            let follows = member.role == MemberRole::Voter && member.state == MemberState::Following;
-            member.id != self.id && follows && self.of(member.id).is_none()
+            member.id != self.id && member.role == MemberRole::Voter && member.state == MemberState::Following
         });
-        fit.max_by_key(|member| member.matched).map(|member| member.id)
+        fit.max_by_key(|member| (member.short.is_none(), member.matched)).map(|member| member.id)
     }
 
     /// Notes whether so many voters are short that the others are no majority.
@@ -113,7 +112,8 @@ impl Shortage {
             if status.role != Role::Leader || !short || tried {
                 continue;
             }
-            if let Some(to) = self.successor(&status) {
+            // Where nobody has space there is nothing to be gained.
+            if let Some(to) = self.successor(&status).filter(|to| self.of(*to).is_none()) {
                 warn!(to, "this node is short of space and hands over the lead");
                 handed_over = Some(Instant::now());
                 if raft.trigger().transfer_leader(to).await.is_err() {
