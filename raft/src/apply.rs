@@ -22,9 +22,9 @@ use crate::roster::Roster;
 use crate::settings::NodeId;
 use crate::snapshot::{Head, SnapshotFile, Snapshots};
 
-/// After a snapshot met a disk that was full, another one waits for so long, and for twice this much space.
-const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
-const SNAPSHOT_BYTES_ASSUMED: u64 = 1024 * 1024;
+/// After a snapshot found no space it is begun again after a pause, which doubles from the first to the longest: to write
+/// most of one again and again would keep the disk busy for nothing.
+const SNAPSHOT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 type Snapshot = alias::SnapshotOf<Group, SnapshotFile>;
 
@@ -250,10 +250,11 @@ impl RaftSnapshotBuilder<Group> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let frozen = self.frozen.lock().expect("nothing panics while it holds the frozen state").take();
         let mut frozen = frozen.ok_or_else(|| io::Error::other("a frozen state is written once"))?;
-        let mut bytes = self.snapshots.current().map_or(Ok(0), |current| current.len())?;
+        // As large as the one before, and some room to grow: what is begun should be finished.
+        let bytes = self.snapshots.current().map_or(Ok(0), |current| current.len())?;
+        let mut pause = SNAPSHOT_PAUSE.0;
         let (file, began) = loop {
-            // Room to grow: what is begun should be finished.
-            if !self.snapshots.space.until_spares(2 * bytes).await {
+            if !self.snapshots.space.until_spares(bytes + bytes / 4).await {
                 return Err(io::Error::other("the replica stops"));
             }
             let began = Instant::now();
@@ -264,8 +265,8 @@ impl RaftSnapshotBuilder<Group> for Builder {
             match written.0 {
                 Err(e) if e.kind() == io::ErrorKind::StorageFull => {
                     warn!(dir = %self.snapshots.dir.display(), error = %e, "no space for a snapshot; it is begun again later");
-                    bytes = bytes.max(SNAPSHOT_BYTES_ASSUMED);
-                    sleep(SNAPSHOT_PAUSE).await;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(SNAPSHOT_PAUSE.1);
                 }
                 written => break (written.map_err(|e| failed(&self.counting, &self.snapshots, e))?, began),
             }

@@ -208,6 +208,16 @@ impl Members {
         }
     }
 
+    /// As [`hand_over`](Self::hand_over), but only to a voter that has space on its disk. Returns whether there was one.
+    pub(crate) async fn hand_over_to_space(&self) -> bool {
+        let next = self.ground().ok().and_then(|ground| self.best_successor(&ground));
+        let Some(next) = next.filter(|next| self.local.shortage.of(*next).is_none()) else { return false };
+        warn!(to = next, "this node is short of space on its disk and hands leadership over");
+        // What came of it shows in the leadership.
+        let _ = self.transfer(next).await;
+        true
+    }
+
     fn begin(&self) -> Result<MutexGuard<'_, ()>, ChangeError> {
         self.changing.try_lock().map_err(|_| ChangeError::Busy)
     }
@@ -387,12 +397,11 @@ impl Members {
         }
     }
 
-    /// The voter that follows, has space on its disk, and lacks the least.
+    /// The voter that follows, has space on its disk rather than not, and lacks the least.
     fn best_successor(&self, ground: &Ground) -> Option<NodeId> {
         let lately = Instant::now().checked_sub(self.local.heartbeat * HEARTBEATS_AWAITED)?;
-        let fit = |id: &NodeId| self.follows(*id, lately) && self.local.shortage.of(*id).is_none();
-        let others = ground.voters().into_iter().filter(|id| *id != self.local.id && fit(id));
-        others.min_by_key(|id| self.lag(*id))
+        let others = ground.voters().into_iter().filter(|id| *id != self.local.id && self.follows(*id, lately));
+        others.min_by_key(|id| (self.local.shortage.of(*id).is_some(), self.lag(*id)))
     }
 
     /// Asks a voter to take over, and waits until it has. From the first moment proposals are refused here; so what was begun

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::warn;
 
 use crate::members::Members;
 use crate::settings::NodeId;
@@ -104,9 +103,9 @@ impl Shortage {
             if status.role != Role::Leader || !short || tried {
                 continue;
             }
-            warn!("this node is short of space and hands over the lead, if another one has space");
-            handed_over = Some(Instant::now());
-            members.hand_over().await;
+            if members.hand_over_to_space().await {
+                handed_over = Some(Instant::now());
+            }
         }
     }
 }

@@ -8,7 +8,8 @@
 //! | a quarter of it | proposals that end or free something; entries of a leader; snapshots, whether begun or not |
 //! | a sixteenth of it | the log's thread, before entries that were accepted already: it waits until there is space |
 //!
-//! Reads, heartbeats and votes go on, and with them the leases. Everything goes on by itself once there is space again.
+//! Reads, heartbeats and votes go on, and with them the leases; only a vote behind entries that wait does wait with them, for
+//! the log has one order. Everything goes on by itself once there is space again.
 //! Whoever uses the rest of the disk may still be faster: then a write fails, and the process ends as with any broken disk.
 
 use std::io::{self, Write};
