@@ -5,6 +5,7 @@
 mod cluster;
 mod disk;
 mod founding;
+mod golden;
 mod harness;
 mod kill;
 mod measure;
