@@ -71,9 +71,14 @@ pub(super) fn spawn(
     let (operations, queue) = channel();
     std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
         Writer { shared: shared.clone(), durable, queue, written: 0 }.run();
-        // Closing syncs what is left and gives up the lock of the directory.
         let engine = shared.engine.lock().expect("the engine's lock is never poisoned").take();
-        drop(engine);
+        if shared.counters.failure().is_some() {
+            // Closing would try to sync once more what could not be synced; the process ends without it.
+            std::mem::forget(engine);
+        } else {
+            // Closing syncs what is left and gives up the lock of the directory.
+            drop(engine);
+        }
         let _ = closed.send(());
     })?;
     Ok(operations)
