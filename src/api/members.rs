@@ -79,9 +79,9 @@ fn member(status: StatusCode, id: u64, role: MemberRole, revision: Revision, mes
 fn refused(refused: ChangeRefused) -> Error {
     let code = match refused.kind {
         ChangeRefusal::NoMember => ErrorCode::NotFound,
-        ChangeRefusal::Busy | ChangeRefusal::Behind | ChangeRefusal::Conflict => ErrorCode::Conflict,
+        _ => ErrorCode::Conflict,
     };
-    let passes = matches!(refused.kind, ChangeRefusal::Busy | ChangeRefusal::Behind);
+    let passes = !matches!(refused.kind, ChangeRefusal::NoMember | ChangeRefusal::Conflict);
     Error::new(code, refused.why).temporary(passes).applied(Applied::No)
 }
 

@@ -59,7 +59,8 @@ impl Requests {
             ChangeError::Stopped => return Err(Failure::NotLeader { leader: None }),
             ChangeError::NoMember(_) => ChangeRefusal::NoMember,
             ChangeError::Busy => ChangeRefusal::Busy,
-            ChangeError::Behind { .. } => ChangeRefusal::Behind,
+            ChangeError::Behind { .. } | ChangeError::Silent(_) => ChangeRefusal::Behind,
+            ChangeError::NoMajority { .. } => ChangeRefusal::Unanswered,
             _ => ChangeRefusal::Conflict,
         };
         Ok(Answer::Changed(Err(ChangeRefused { kind, why: error.to_string() })))

@@ -205,10 +205,13 @@ impl Requests {
     /// nobody leads then, a majority is missing.
     async fn point_to_leader(&self, failure: Failure) -> Failure {
         let mut office = self.raft.leadership();
+        let holds_office = office.borrow().is_some();
         match failure {
+            // It believes to lead and could not confirm it: a majority may be elsewhere.
+            Failure::NotLeader { leader: None } if holds_office => return Failure::NoQuorum,
             Failure::NotLeader { leader: None } => {}
-            // A new leader is heard by nobody yet.
-            Failure::NoQuorum if office.borrow().is_none() => {}
+            // A leader that is not in office yet has been heard by nobody.
+            Failure::NoQuorum if !holds_office => {}
             failure => return failure,
         }
         let mut changes = self.raft.status_changes();

@@ -223,8 +223,10 @@ pub enum ChangeRefusal {
     NoMember,
     /// Another change is under way; this passes.
     Busy,
-    /// The member has not caught up; this passes.
+    /// The member has not caught up, or was not reached yet; this passes.
     Behind,
+    /// Too few voters would answer; this passes when they do.
+    Unanswered,
     /// As things are, it can't be done.
     Conflict,
 }

@@ -49,6 +49,7 @@ async fn what_can_not_be_done_is_told_apart() {
         (ChangeRefusal::NoMember, 404, "not_found", false),
         (ChangeRefusal::Busy, 409, "conflict", true),
         (ChangeRefusal::Behind, 409, "conflict", true),
+        (ChangeRefusal::Unanswered, 409, "conflict", true),
         (ChangeRefusal::Conflict, 409, "conflict", false),
     ] {
         api.backend.tell(|told| told.changes_refused = vec![(GroupChange::Remove { id: 4 }, refused(kind))]);
