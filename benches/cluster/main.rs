@@ -1,5 +1,5 @@
 //! The figures that README.md claims, on real processes, loopback sockets and a real disk:
-//! `cargo bench --bench cluster [-- registrations push failover frozen transfer]`.
+//! `cargo bench --bench cluster [-- registrations push failover frozen transfer snapshot]`.
 //!
 //! Each part starts a cluster of its own out of the release program, drives it through public interfaces and measures a floor or
 //! a peer beside it in the same run. Absolute figures depend on the machine; the ratios are what can be compared.
@@ -12,6 +12,7 @@ mod processes;
 mod push;
 mod redis;
 mod registrations;
+mod snapshot;
 mod sockets;
 mod table;
 mod transfer;
@@ -28,7 +29,7 @@ async fn main() -> ExitCode {
     {
         floors::echo(address).await;
     }
-    let parts = ["registrations", "push", "failover", "frozen", "transfer"];
+    let parts = ["registrations", "push", "failover", "frozen", "transfer", "snapshot"];
     if let Some(unknown) = args.iter().find(|arg| !parts.contains(&arg.as_str())) {
         eprintln!("there is no part {unknown:?}; there are {parts:?}");
         return ExitCode::from(2);
@@ -42,6 +43,7 @@ async fn main() -> ExitCode {
             "push" => push::run(&mut table).await,
             "failover" => failover::run(&mut table).await,
             "transfer" => transfer::run(&mut table).await,
+            "snapshot" => snapshot::run(&mut table).await,
             _ => frozen::run(&mut table).await,
         }
         println!();
