@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `members` and `change` (how it changes), `leaving` (how a member's part ends), `identity`, `roster`, `apply`, `log`,
+//! begins), `members`, `change` and `handover` (how it changes), `leaving` (how a member's part ends), `identity`, `roster`, `apply`, `log`,
 //! `snapshot` and `net`; `space`, `short` and `failure` are about disks that fill up or fail.
 //!
 //! Invariants:
@@ -25,6 +25,7 @@ mod failure;
 mod founding;
 #[cfg(test)]
 mod golden;
+mod handover;
 mod identity;
 mod leaving;
 mod log;

@@ -22,18 +22,19 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardReason, RaftError};
-use openraft::raft::{Precondition, VoteRequest};
+use openraft::raft::Precondition;
 use openraft::{ChangeMembers, LogIdOptionExt};
 use tokio::sync::{Mutex, MutexGuard, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::apply::{Applier, Progress};
 use crate::change::ChangeError;
-use crate::entry::{Group, Seat, StoredMembership, Vote};
+use crate::entry::{Group, Seat, StoredMembership};
 use crate::founding::Founders;
+use crate::handover;
 use crate::leaving;
 use crate::net::frame::{JoinAnswer, Purpose, Refusal};
 use crate::net::link::{Lines, LinkError, Local};
@@ -85,6 +86,7 @@ pub(crate) struct Members {
     lines: Arc<Lines>,
     progress: Arc<Progress>,
     leadership: watch::Receiver<Option<Leadership>>,
+    tasks: TaskTracker,
     /// Held during a change.
     pub(crate) changing: Mutex<()>,
 }
@@ -96,8 +98,9 @@ impl Members {
         lines: Arc<Lines>,
         progress: Arc<Progress>,
         leadership: watch::Receiver<Option<Leadership>>,
+        tasks: TaskTracker,
     ) -> Arc<Members> {
-        Arc::new(Members { raft, local, lines, progress, leadership, changing: Mutex::new(()) })
+        Arc::new(Members { raft, local, lines, progress, leadership, tasks, changing: Mutex::new(()) })
     }
 
     /// See [`Raft::add_learner`](crate::Raft::add_learner).
@@ -409,7 +412,7 @@ impl Members {
     async fn transfer(&self, to: NodeId) -> Result<(), ChangeError> {
         info!(to, "handing leadership over");
         self.raft.trigger().transfer_leader(to).await.map_err(|_| ChangeError::Stopped)?;
-        let taken = tokio::spawn(see_taken_up(self.raft.clone(), self.local.clone(), to));
+        let taken = self.tasks.spawn(handover::see_taken_up(self.raft.clone(), self.local.clone(), to));
         taken.await.unwrap_or(Err(ChangeError::Stopped))
     }
 
@@ -466,43 +469,5 @@ impl Members {
             // A change that is under way here holds the lock, and changes the metrics again when it is done.
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
-}
-
-/// Waits until `to` leads, for as long as that may take.
-async fn see_taken_up(raft: OpenRaft, local: Arc<Local>, to: NodeId) -> Result<(), ChangeError> {
-    let mut metrics = raft.server_metrics();
-    let other = timeout(local.limits.transfer_within, async {
-        loop {
-            let leader = metrics.borrow_watched().current_leader.filter(|leader| *leader != local.id);
-            if leader.is_some() || metrics.changed().await.is_err() {
-                return leader;
-            }
-        }
-    });
-    match other.await {
-        Ok(Some(leader)) if leader == to => Ok(()),
-        Ok(Some(leader)) => {
-            warn!(to, leader, "leadership was handed over, and another node took it");
-            Err(ChangeError::Unknown)
-        }
-        Ok(None) => Err(ChangeError::Stopped),
-        Err(_) => {
-            warn!(to, "leadership was handed over, and nobody took it; an election follows");
-            resign(&raft, to).await;
-            Err(ChangeError::Unknown)
-        }
-    }
-}
-
-/// Ends a transfer that `to` did not take up. openraft's leader neither proposes nor shows that it lives once it began
-/// one, and waits for its successor without end. Granting `to` the vote that it was meant to ask for, which is always
-/// safe, makes this member a follower that can be elected like any other.
-async fn resign(raft: &OpenRaft, to: NodeId) {
-    let term = raft.metrics().borrow_watched().current_term;
-    let last_log_id = raft.data_metrics().borrow_watched().last_log;
-    let request = VoteRequest { vote: Vote::new(term + 1, to), last_log_id, leadership_transfer: true };
-    if let Err(e) = raft.vote(request).await {
-        warn!(error = %e, "the leader can't resign");
     }
 }

@@ -147,7 +147,8 @@ impl Raft {
         tasks.spawn(async move {
             sized.run_until_cancelled(bound_log(&bounded.0, &bounded.1, &bounded.2, bytes_max)).await;
         });
-        let members = Members::new(raft.clone(), local.clone(), lines, progress.clone(), leadership.clone());
+        let members =
+            Members::new(raft.clone(), local.clone(), lines, progress.clone(), leadership.clone(), tasks.clone());
         let (kept, keeping, election_max) = (stop.clone(), members.clone(), settings.election.1);
         tasks.spawn(async move {
             let shortage = &keeper.local.shortage;
