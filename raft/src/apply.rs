@@ -63,6 +63,7 @@ impl Progress {
 
 /// Applies entries, takes snapshots and installs them.
 pub(crate) struct Applier {
+    cluster: String,
     machine: Arc<dyn StateMachine>,
     snapshots: Arc<Snapshots>,
     progress: Arc<Progress>,
@@ -75,12 +76,14 @@ pub(crate) struct Applier {
 impl Applier {
     /// A state machine of which nothing is known yet: openraft restores the snapshot and applies what follows.
     pub(crate) fn new(
+        cluster: String,
         machine: Arc<dyn StateMachine>,
         snapshots: Arc<Snapshots>,
         progress: Arc<Progress>,
         counting: Arc<Counting>,
     ) -> Applier {
         Applier {
+            cluster,
             machine,
             snapshots,
             progress,
@@ -115,6 +118,7 @@ impl Applier {
         });
         Builder {
             head: Head {
+                cluster: self.cluster.clone(),
                 meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
                 roster: self.roster.clone(),
             },

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
+//! begins), `seed` (how one begins with an old state), `backup`, `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
@@ -16,6 +16,7 @@
 //! - Every queue and every wait has a limit.
 
 mod apply;
+mod backup;
 mod counters;
 mod entry;
 mod founding;
@@ -27,6 +28,7 @@ mod propose;
 mod raft;
 mod reads;
 mod roster;
+mod seed;
 mod settings;
 mod snapshot;
 mod start;
@@ -35,6 +37,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{About, Backup};
 pub use counters::{Counters, DURATION_BOUNDS, Durations};
 pub use founding::Standing;
 pub use machine::{Frozen, StateMachine};
@@ -42,6 +45,7 @@ pub use net::frame::PREAMBLE;
 pub use propose::{Applied, ProposeError, Proposed};
 pub use raft::{FatalReason, Raft, SnapshotError};
 pub use reads::ReadError;
+pub use seed::write_seed;
 pub use settings::{Addresses, Limits, LogEngine, NodeId, Settings};
 pub use start::StartError;
 pub use status::{Leadership, Member, MemberRole, MemberState, Role, Status};

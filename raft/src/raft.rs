@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::apply::{Applier, Progress};
+use crate::backup::Backup;
 use crate::counters::{Counters, Counting};
 use crate::entry::Group;
 use crate::founding::Founders;
@@ -25,6 +26,7 @@ use crate::net::serve::Server;
 use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
+use crate::snapshot::Snapshots;
 use crate::start::{self, StartError};
 use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
 use crate::stream::{Connect, Stream};
@@ -56,6 +58,9 @@ pub enum SnapshotError {
     /// It takes too long; it may still come.
     #[error("the snapshot was not finished in time")]
     Timeout,
+    /// Nothing was ever applied here.
+    #[error("this replica has no state yet")]
+    Nothing,
     /// The replica has stopped.
     #[error("this replica has stopped")]
     Stopped,
@@ -74,6 +79,7 @@ struct Inner {
     counting: Arc<Counting>,
     founders: Arc<Founders>,
     server: Arc<Server>,
+    snapshots: Arc<Snapshots>,
     reads: Reads,
     proposals: Proposals,
     leadership: watch::Receiver<Option<Leadership>>,
@@ -112,7 +118,8 @@ impl Raft {
             (&tasks, &stop),
         );
         let rounds = reads.local.clone();
-        let server = Server::new(local.clone(), raft.clone(), snapshots, founders.clone(), rounds, counting.clone());
+        let server =
+            Server::new(local.clone(), raft.clone(), snapshots.clone(), founders.clone(), rounds, counting.clone());
         raft.run();
         let observer = Observer {
             raft: raft.clone(),
@@ -145,6 +152,7 @@ impl Raft {
             counting,
             founders,
             server: Arc::new(server),
+            snapshots,
             reads,
             proposals,
             leadership,
@@ -231,8 +239,7 @@ impl Raft {
         let raft = &self.inner.raft;
         let target = self.applied();
         if self.inner.progress.watch().borrow().is_none() {
-            // Nothing is applied, so there is nothing to cover.
-            return Ok(0);
+            return Err(SnapshotError::Nothing);
         }
         let mut metrics = raft.metrics();
         let taken = timeout(SNAPSHOT_WITHIN, async {
@@ -249,6 +256,12 @@ impl Raft {
             }
         });
         taken.await.unwrap_or(Err(SnapshotError::Timeout))
+    }
+
+    /// Takes a snapshot as [`trigger_snapshot`](Raft::trigger_snapshot) does, and opens it.
+    pub async fn backup(&self) -> Result<Backup, SnapshotError> {
+        self.trigger_snapshot().await?;
+        self.inner.snapshots.current().map(Backup::new).ok_or(SnapshotError::Nothing)
     }
 
     /// Asks the most up-to-date voter to take over, if this member leads, and waits until it has; for a planned stop, so

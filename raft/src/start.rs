@@ -9,6 +9,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 
 use crate::apply::{Applier, Progress};
+use crate::backup::sync_dir;
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
 use crate::identity::{Identity, IdentityError};
@@ -16,6 +17,7 @@ use crate::log::{self, LogCloser, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
+use crate::seed::Seed;
 use crate::settings::{LogEngine, Settings};
 use crate::snapshot::{self, Snapshots};
 use crate::stream::Connect;
@@ -47,6 +49,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The directory holds a restored state with which this node must not begin. Nothing was changed.
+    #[error("{0}")]
+    Seed(String),
     /// The consensus library refused what it found.
     #[error("the stored state can't be restored: {0}")]
     Restore(String),
@@ -87,7 +92,7 @@ struct Disk {
 /// Opens or creates the data directory. Blocks.
 ///
 /// The identity is written last: while it is missing, nothing was promised to anyone, and an interrupted creation is
-/// simply repeated. Once it is there, the log must be too.
+/// simply repeated. Once it is there, the log must be too. A directory with a restored state begins with that (see `seed`).
 fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
     let (log_dir, snapshot_dir) = (log::dir_in(&settings.data_dir), snapshot::dir_in(&settings.data_dir));
     for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
@@ -103,6 +108,10 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         }
         None => Identity::draw(settings),
     };
+    let seed = Seed::find(&settings.data_dir)?;
+    if create && let Some(seed) = &seed {
+        seed.plant(&snapshot_dir, &identity, settings)?;
+    }
     let owner = Owner { id: identity.id, nonce: identity.nonce };
     let snapshots = Snapshots::open(&snapshot_dir).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
@@ -111,7 +120,11 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
     let LogEngine::RaftLog = settings.engine;
     let opened = log::open(&log_dir, owner, create, &settings.limits, counters)?;
     let pristine = opened.pristine && snapshots.current().is_none();
-    if create && let Err(e) = settle(settings, &identity, pristine) {
+    let settled = match create {
+        true => settle(settings, &identity, opened.pristine && (pristine || seed.is_some())),
+        false => Ok(()),
+    };
+    if let Err(e) = settled.and_then(|()| seed.map_or(Ok(()), |seed| seed.spend(snapshots.current().as_ref()))) {
         // So that the directory is free again when this returns.
         opened.closer.close_blocking();
         return Err(e);
@@ -127,12 +140,7 @@ fn settle(settings: &Settings, identity: &Identity, pristine: bool) -> Result<()
     }
     identity.store(&settings.data_dir)?;
     // The directory itself must be found after a power cut, too.
-    let parent = settings.data_dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_owned));
-    if let Some(parent) = parent {
-        let synced = File::open(&parent).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| StartError::Io { path: parent, source })?;
-    }
-    Ok(())
+    sync_dir(&settings.data_dir).map_err(|source| StartError::Io { path: settings.data_dir.clone(), source })
 }
 
 /// Takes the directory for this process, before anything in it is read: recovery cuts off what another process may be
@@ -229,7 +237,8 @@ pub(crate) async fn build(
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
-    let applier = Applier::new(machine, snapshots.clone(), progress.clone(), counting.clone());
+    let applier =
+        Applier::new(settings.cluster.clone(), machine, snapshots.clone(), progress.clone(), counting.clone());
     let peers = Peers::new(local.clone(), lines.clone());
     let built = openraft::Raft::build(settings.id, Arc::new(config), peers, disk.store, applier).await;
     let raft = match built {

@@ -11,7 +11,7 @@ fn not_offered<B: Backend>(what: &'static str) -> MethodRouter<Api<B>> {
 
 /// Routes of their own.
 pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
-    const ROUTES: [(&str, &str); 26] = [
+    const ROUTES: [(&str, &str); 23] = [
         ("/v1/topics", "Topics"),
         ("/v1/topics/{topic}", "Topics"),
         ("/v1/topics/{topic}/members", "Topics"),
@@ -31,9 +31,6 @@ pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
         ("/v1/cluster/members/{id}/promote", "Changing the members"),
         ("/v1/cluster/members/{id}/demote", "Changing the members"),
         ("/v1/cluster/transfer-leader", "Transferring leadership"),
-        ("/v1/cluster/hash", "The hash of the state"),
-        ("/v1/cluster/snapshot", "Taking a snapshot on request"),
-        ("/v1/cluster/backup", "Backup"),
         ("/v1/gateways/{id}/drain", "Draining a gateway"),
         ("/v1/openapi.json", "The OpenAPI document"),
         ("/goim/{*rest}", "The interface of goim"),

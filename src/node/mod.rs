@@ -5,6 +5,7 @@
 //! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `requests`, `streams`: what gateways ask, and the peer listener
+//! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `parts`: how all of them are put together
 //!
@@ -12,9 +13,11 @@
 //! session ends by the log only; a watch never skips.
 
 mod backend;
+mod backups;
 mod expiry;
 mod feed;
 mod gauges;
+mod hash;
 mod leases;
 mod meters;
 mod parts;

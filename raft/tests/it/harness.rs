@@ -180,7 +180,16 @@ impl Cluster {
     }
 
     pub(crate) async fn start(&mut self, id: u64) {
-        self.start_with(self.settings(id)).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.start_with(self.settings(id)).await {
+                // A process that another test is just starting holds a copy of every lock until it is one of its own.
+                Err(StartError::InUse(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     pub(crate) async fn start_all(&mut self) {

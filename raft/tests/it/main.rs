@@ -10,3 +10,4 @@ mod kill;
 mod measure;
 mod refusals;
 mod register;
+mod seed;
