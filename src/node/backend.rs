@@ -18,7 +18,7 @@ use crate::client;
 use crate::directory::Epoch;
 use crate::push::{Local, Order, PushRefused, Pushed, Router};
 use crate::view::View;
-use crate::wire::http::{Info, SnapshotTaken, StateHash};
+use crate::wire::http::{Info, SnapshotTaken, StateHash, cluster_id};
 use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
 
 /// Longest time for which a request follows the leader.
@@ -66,7 +66,8 @@ impl Backend for NodeBackend {
 
     fn info(&self) -> Info {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Info { uptime_ms, ..self.info.clone() }
+        let cluster_id = self.requests.raft.status().cluster_id.map(cluster_id);
+        Info { uptime_ms, cluster_id, ..self.info.clone() }
     }
 
     fn ready(&self) -> Result<(), String> {

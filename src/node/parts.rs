@@ -166,6 +166,7 @@ impl Parts {
                 role: "directory".to_owned(),
                 id: self.settings.id.to_string(),
                 cluster: cluster.clone(),
+                cluster_id: None,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 nonce: nonce.to_string(),
                 uptime_ms: 0,

@@ -14,7 +14,7 @@ use crate::directory::limits::BATCH_OPS_MAX;
 use crate::directory::{Command, Epoch, GatewayAddresses, OpenRefused, OpenSession, Outcome, Reason};
 use crate::lease;
 use crate::peer;
-use crate::wire::http::{Cluster, Member};
+use crate::wire::http::{Cluster, Member, cluster_id};
 use crate::wire::peer::{Answer, Failure, Hello, Purpose, RequestBody};
 
 /// Longest wait for a gateway to say who it is.
@@ -165,6 +165,7 @@ impl Requests {
         });
         Cluster {
             cluster: status.cluster.clone(),
+            cluster_id: status.cluster_id.map(cluster_id),
             node: Some(status.id),
             leader: status.leader,
             term: status.term,

@@ -9,7 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::net::framed::{self, FrameReader};
 use crate::net::{self, Stream};
-use crate::wire::peer::{FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE};
+use crate::wire::peer::{ClusterMark, FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE};
 
 /// First bytes of a stream that belongs to `raft/`.
 pub const RAFT_PREAMBLE: [u8; 5] = *b"SWBR\x01";
@@ -42,6 +42,8 @@ pub struct Dialed {
     pub name: String,
     /// Names that process.
     pub nonce: Arc<str>,
+    /// Of a directory node that has a state.
+    pub cluster: Option<ClusterMark>,
 }
 
 /// A stream that was accepted.
@@ -71,22 +73,22 @@ pub async fn dial(address: &str, hello: &Hello) -> io::Result<Dialed> {
     writer.write_all(&start).await?;
     let mut reader = FrameReader::new(read, FRAME_BYTES_MAX);
     match reader.expect(START_TIMEOUT).await? {
-        HelloAnswer::Accepted { name, nonce } => Ok(Dialed { reader, writer, name, nonce }),
+        HelloAnswer::Accepted { name, nonce, cluster } => Ok(Dialed { reader, writer, name, nonce, cluster }),
         HelloAnswer::Refused { why } => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
     }
 }
 
-/// Reads who calls, and answers.
+/// Reads who calls, and answers; a directory node tells whose state it has.
 ///
 /// # Errors
 /// For a caller that does not speak the protocol, takes too long, or belongs to another cluster (that one is told).
-pub async fn greet(stream: Stream, me: &Identity) -> io::Result<Greeted> {
-    tokio::time::timeout(START_TIMEOUT, greet_in_time(stream, me))
+pub async fn greet(stream: Stream, me: &Identity, cluster: Option<ClusterMark>) -> io::Result<Greeted> {
+    tokio::time::timeout(START_TIMEOUT, greet_in_time(stream, me, cluster))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the caller did not say hello in time")))
 }
 
-async fn greet_in_time(mut stream: Stream, me: &Identity) -> io::Result<Greeted> {
+async fn greet_in_time(mut stream: Stream, me: &Identity, cluster: Option<ClusterMark>) -> io::Result<Greeted> {
     let mut preamble = [0; 5];
     stream.read_exact(&mut preamble).await?;
     if preamble == RAFT_PREAMBLE {
@@ -105,7 +107,7 @@ async fn greet_in_time(mut stream: Stream, me: &Identity) -> io::Result<Greeted>
         framed::write(&mut writer, &HelloAnswer::Refused { why: why.clone() }).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{}: {why}", hello.from)));
     }
-    let answer = HelloAnswer::Accepted { name: me.name.clone(), nonce: Arc::clone(&me.nonce) };
+    let answer = HelloAnswer::Accepted { name: me.name.clone(), nonce: Arc::clone(&me.nonce), cluster };
     framed::write(&mut writer, &answer).await?;
     reader.set_limit(FRAME_BYTES_MAX);
     Ok(Greeted::Peer { hello, reader, writer })

@@ -14,7 +14,7 @@ use crate::directory::{
 };
 
 /// First bytes of a stream of this protocol: four letters and the version.
-pub const PREAMBLE: [u8; 5] = *b"SWBP\x01";
+pub const PREAMBLE: [u8; 5] = *b"SWBP\x02";
 
 /// Longest frame that is taken, bytes. A snapshot chunk or a batch stays far below it.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -52,12 +52,24 @@ pub enum HelloAnswer {
         name: String,
         /// Names the process; chosen at random when it started.
         nonce: Arc<str>,
+        /// Of a directory node that has a state: of which cluster, and how far it is.
+        cluster: Option<ClusterMark>,
     },
     /// The stream is closed after this.
     Refused {
         /// A sentence for the log of the caller.
         why: String,
     },
+}
+
+/// Which cluster a state belongs to, and how far it is. Clusters that were made of one another by a restore have the same name;
+/// the newer one is far ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMark {
+    /// Drawn when the cluster was founded or restored.
+    pub id: u64,
+    /// What the node has applied.
+    pub revision: Revision,
 }
 
 /// A question to a directory node. Answers may come in any order.

@@ -53,6 +53,9 @@ pub struct ReconnectBackoff {
 pub struct Cluster {
     /// Name of the cluster.
     pub cluster: String,
+    /// Its id, 16 hexadecimal digits: drawn when it was founded or restored. Null until it is known.
+    #[serde(default)]
+    pub cluster_id: Option<String>,
     /// The node that answered; null on a gateway.
     pub node: Option<u64>,
     /// Who leads, where known.
@@ -95,6 +98,9 @@ pub struct Info {
     pub id: String,
     /// Name of the cluster.
     pub cluster: String,
+    /// Its id, as in [`Cluster`].
+    #[serde(default)]
+    pub cluster_id: Option<String>,
     /// Version of the program.
     pub version: String,
     /// Names the process; chosen at random when it started.
