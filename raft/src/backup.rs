@@ -74,6 +74,14 @@ impl Backup {
         self.file.len()
     }
 
+    /// Checks every block and the whole. Blocks.
+    ///
+    /// # Errors
+    /// Where it is damaged or ends early.
+    pub fn verify(&self) -> io::Result<()> {
+        self.file.verify()
+    }
+
     /// Feeds the state to a machine, and checks every block and the whole. Returns the SHA-256 of the state. Blocks.
     ///
     /// # Errors

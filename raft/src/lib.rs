@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `seed` (how one begins with an old state), `backup`, `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
+//! begins), `seed` (how one begins with an old state), `backup`, `offline`, `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
@@ -24,6 +24,7 @@ mod identity;
 mod log;
 mod machine;
 mod net;
+mod offline;
 mod propose;
 mod raft;
 mod reads;
@@ -42,6 +43,7 @@ pub use counters::{Counters, DURATION_BOUNDS, Durations};
 pub use founding::Standing;
 pub use machine::{Frozen, StateMachine};
 pub use net::frame::PREAMBLE;
+pub use offline::{Survey, UpTo, survey};
 pub use propose::{Applied, ProposeError, Proposed};
 pub use raft::{FatalReason, Raft, SnapshotError};
 pub use reads::ReadError;

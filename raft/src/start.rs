@@ -146,9 +146,18 @@ fn settle(settings: &Settings, identity: &Identity, pristine: bool) -> Result<()
 /// Takes the directory for this process, before anything in it is read: recovery cuts off what another process may be
 /// just writing.
 fn lock(data_dir: &Path) -> Result<File, StartError> {
-    let path = data_dir.join("lock");
-    let fail = |source| StartError::Io { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
+    let opened = File::options().create(true).truncate(false).write(true).open(data_dir.join("lock"));
+    take(data_dir, opened)
+}
+
+/// As [`lock`], and nothing is created: a directory without the file was never used.
+pub(crate) fn lock_existing(data_dir: &Path) -> Result<File, StartError> {
+    take(data_dir, File::open(data_dir.join("lock")))
+}
+
+fn take(data_dir: &Path, opened: io::Result<File>) -> Result<File, StartError> {
+    let fail = |source| StartError::Io { path: data_dir.join("lock"), source };
+    let file = opened.map_err(fail)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::InUse(format!("{} is locked", data_dir.display()))),

@@ -7,6 +7,7 @@
 //! - `requests`, `streams`: what gateways ask, and the peer listener
 //! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
+//! - `offline`: files of nodes that do not run
 //! - `parts`: how all of them are put together
 //!
 //! Invariants: what is acknowledged is committed (`proposals` answers after apply); no clock reaches the state machine; a
@@ -20,6 +21,7 @@ mod gauges;
 mod hash;
 mod leases;
 mod meters;
+pub mod offline;
 mod parts;
 mod proposals;
 mod replicated;

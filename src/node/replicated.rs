@@ -174,7 +174,8 @@ impl StateMachine for Replicated {
     }
 }
 
-struct FrozenDirectory(Directory);
+/// A copy of the state, to be written out.
+pub(super) struct FrozenDirectory(pub(super) Directory);
 
 impl Frozen for FrozenDirectory {
     fn write_to(&self, to: &mut dyn io::Write) -> io::Result<()> {

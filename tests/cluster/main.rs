@@ -8,4 +8,6 @@ mod clients;
 mod everyday;
 mod failures;
 mod harness;
+mod restore;
 mod services;
+mod state;

@@ -34,7 +34,6 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("client", &["chance", "directory", "net", "peer", "wire"]),
     ("push", &["directory", "net", "peer", "view", "wire"]),
     ("api", &["chance", "clock", "directory", "lease", "net", "push", "telemetry", "view", "wire"]),
-    ("cli", &["chance", "net", "wire"]),
     (
         "node",
         &["api", "chance", "client", "clock", "directory", "lease", "net", "peer", "push", "telemetry", "view", "wire"],
@@ -43,6 +42,8 @@ const ARROWS: [(&str, &[&str]); 20] = [
         "gateway",
         &["api", "chance", "client", "clock", "directory", "lease", "net", "peer", "push", "telemetry", "view", "wire"],
     ),
+    // Verbs that work on the files of a node that does not run.
+    ("cli", &["chance", "net", "node", "wire"]),
     ("config", &["gateway", "lease", "net", "node"]),
     ("roles", &["cli", "config", "gateway", "net", "node", "shutdown", "telemetry"]),
     ("command_line", &["cli", "config", "roles", "telemetry"]),

@@ -57,6 +57,10 @@ impl SnapshotFile {
         Ok(self.file.metadata()?.len())
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The entries up to this one are in it.
     pub(crate) fn index(&self) -> u64 {
         self.head.meta.last_log_id.map_or(0, |id| id.index)

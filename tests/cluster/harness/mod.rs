@@ -10,6 +10,7 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 
 pub use http::{Answer, Http};
 pub use load::Load;
-pub use process::Process;
+pub use process::{Done, Process, verb};
 pub use socket::Socket;
 
 /// Longest wait for anything that should happen soon. Generous, because test machines are slow and shared.
@@ -71,8 +72,13 @@ impl Cluster {
 
     /// Starts a node, with further flags.
     pub async fn start_node_with(&mut self, id: u64, flags: &[&str]) {
+        self.start_node_of(id, 1..=self.founders, flags).await;
+    }
+
+    /// Starts a node that is told these founders, with further flags.
+    pub async fn start_node_of(&mut self, id: u64, founders: RangeInclusive<u64>, flags: &[&str]) {
         let host = |id: u64| format!("{}.{id}", self.network);
-        let peers: Vec<String> = (1..=self.founders).map(|id| format!("{id}={}:7200", host(id))).collect();
+        let peers: Vec<String> = founders.map(|id| format!("{id}={}:7200", host(id))).collect();
         let mut arguments: Vec<String> = ["directory", "--id"].map(str::to_owned).to_vec();
         arguments.push(id.to_string());
         arguments.extend(["--data-dir".to_owned(), self.data_dir(id).display().to_string()]);
@@ -107,6 +113,25 @@ impl Cluster {
 
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.data.path().join(format!("node-{id}"))
+    }
+
+    /// A place for files of a test.
+    pub fn file(&self, name: &str) -> std::path::PathBuf {
+        self.data.path().join(name)
+    }
+
+    /// Runs a verb of the command line to its end.
+    pub async fn verb(&self, words: &[&str]) -> Done {
+        verb(words).await
+    }
+
+    /// Runs `check` on the cluster, which must find nothing wrong. What it found.
+    pub async fn check(&self) -> Value {
+        let done = self.verb(&["check", "-o", "json", "--api", &self.apis().join(",")]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        let found = done.json();
+        assert_eq!((&found["ok"], &found["problems"]), (&Value::Bool(true), &serde_json::json!([])));
+        found
     }
 
     /// Waits until every process that runs takes traffic.
