@@ -43,7 +43,7 @@ enum Kind {
 }
 
 /// What every metric of ours tells.
-const METRICS_HELP: [(Kind, &str, &str); 46] = {
+const METRICS_HELP: [(Kind, &str, &str); 48] = {
     use Kind::{Counter, Gauge, Histogram};
     [
         (Gauge, "switchboard_build_info", "Always 1; the labels say what runs."),
@@ -60,6 +60,8 @@ const METRICS_HELP: [(Kind, &str, &str); 46] = {
         (Histogram, "switchboard_raft_batch_commands", "Commands that share one log entry."),
         (Histogram, "switchboard_raft_fsync_duration_seconds", "Time to write and flush the log."),
         (Histogram, "switchboard_raft_snapshot_duration_seconds", "Time to write a snapshot."),
+        (Gauge, "switchboard_disk_free_bytes", "Bytes that are free in the data directory."),
+        (Gauge, "switchboard_disk_refusing", "1 while there is too little of it to write anything new."),
         (Gauge, "switchboard_entries", "Live connections in the directory."),
         (Gauge, "switchboard_users_online", "Users with a live connection."),
         (Gauge, "switchboard_sessions", "Live sessions of gateways."),

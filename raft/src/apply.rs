@@ -1,21 +1,28 @@
 //! From committed entries to the application: the state machine that openraft drives.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, alias};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+use tracing::{error, warn};
 
 use crate::counters::Counting;
 use crate::entry::{Entry, Group, LogId, SnapshotMeta, StoredMembership};
+use crate::failure::{is_of_disk, of_disk};
 use crate::machine::{Frozen, StateMachine};
 use crate::roster::Roster;
 use crate::snapshot::{Head, SnapshotFile, Snapshots};
+
+/// After a snapshot met a disk that was full, another one waits for so long, and for twice this much space.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
+const SNAPSHOT_BYTES_ASSUMED: u64 = 1024 * 1024;
 
 type Snapshot = alias::SnapshotOf<Group, SnapshotFile>;
 
@@ -94,10 +101,10 @@ impl Applier {
         }
     }
 
-    fn apply_one(&mut self, entry: Entry, reply: Option<&mut Vec<u8>>) {
+    fn apply_one(&mut self, entry: Entry, reply: Option<&mut Vec<u8>>) -> io::Result<()> {
         let id = entry.log_id;
         match entry.payload {
-            EntryPayload::Normal(data) => self.machine.apply(id.index, &data.0, reply),
+            EntryPayload::Normal(data) => self.machine.apply(id.index, &data.0, reply)?,
             EntryPayload::Blank => self.machine.applied(id.index),
             EntryPayload::Membership(members) => {
                 self.roster.note(members.nodes());
@@ -108,15 +115,15 @@ impl Applier {
         }
         self.applied = Some(id);
         self.progress.index.store(id.index, Ordering::Release);
+        Ok(())
     }
 
-    fn freeze(&self) -> Builder {
-        let frozen = catch_unwind(AssertUnwindSafe(|| self.machine.freeze())).unwrap_or_else(|panic| {
-            // There is no way to tell openraft, so the owner is told that the replica ended.
-            self.counting.log.fail(&panicked());
-            resume_unwind(panic)
-        });
-        Builder {
+    /// What writes the state of now; `None` if the machine panicked.
+    fn freeze(&self) -> Option<Builder> {
+        let frozen = catch_unwind(AssertUnwindSafe(|| self.machine.freeze()));
+        // openraft can be told of a failed builder only, so the owner hears directly that the replica must end.
+        let frozen = frozen.inspect_err(|_| self.counting.log.fail(&panicked())).ok()?;
+        Some(Builder {
             head: Head {
                 cluster: self.cluster.clone(),
                 meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
@@ -125,8 +132,23 @@ impl Applier {
             frozen: Mutex::new(Some(frozen)),
             snapshots: self.snapshots.clone(),
             counting: self.counting.clone(),
-        }
+        })
     }
+
+    /// The replica must end, if the disk is to blame.
+    fn fail(&self, error: io::Error) -> io::Error {
+        failed(&self.counting, &self.snapshots, error)
+    }
+}
+
+/// The replica must end, if the disk of the snapshots is to blame for an error.
+pub(crate) fn failed(counting: &Counting, snapshots: &Snapshots, error: io::Error) -> io::Error {
+    if is_of_disk(&error) {
+        let error = of_disk(&snapshots.dir, &error);
+        error!(%error, "a snapshot can't be written; this node must end");
+        counting.log.fail(&error);
+    }
+    error
 }
 
 fn panicked() -> io::Error {
@@ -147,11 +169,11 @@ impl RaftStateMachine<Group> for Applier {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             match responder {
-                None => catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, None))).map_err(|_| panicked())?,
+                None => catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, None))).map_err(|_| panicked())??,
                 Some(responder) => {
                     let mut reply = Vec::new();
                     let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, Some(&mut reply))));
-                    applied.map_err(|_| panicked())?;
+                    applied.map_err(|_| panicked())??;
                     responder.send(reply);
                 }
             }
@@ -160,8 +182,12 @@ impl RaftStateMachine<Group> for Applier {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
         self.freeze()
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.freeze().expect("openraft asks for a builder by the other name")
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
@@ -172,7 +198,7 @@ impl RaftStateMachine<Group> for Applier {
             catch_unwind(AssertUnwindSafe(|| installed.restore(&*machine))).map_err(|_| panicked())??;
             Ok::<_, io::Error>(installed)
         });
-        let installed = installed.await.map_err(io::Error::other)??;
+        let installed = installed.await.map_err(io::Error::other)?.map_err(|e| self.fail(e))?;
         self.counting.snapshot_bytes.store(installed.len()?, Ordering::Relaxed);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -200,12 +226,28 @@ impl RaftSnapshotBuilder<Group> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let began = Instant::now();
         let frozen = self.frozen.lock().expect("nothing panics while it holds the frozen state").take();
-        let frozen = frozen.ok_or_else(|| io::Error::other("a frozen state is written once"))?;
-        let (head, snapshots) = (self.head.clone(), self.snapshots.clone());
-        let written = tokio::task::spawn_blocking(move || snapshots.write(head, &*frozen));
-        let file = written.await.map_err(io::Error::other)??;
+        let mut frozen = frozen.ok_or_else(|| io::Error::other("a frozen state is written once"))?;
+        let mut bytes = self.snapshots.current().map_or(Ok(0), |current| current.len())?;
+        let (file, began) = loop {
+            // Room to grow: what is begun should be finished.
+            if !self.snapshots.space.until_spares(2 * bytes).await {
+                return Err(io::Error::other("the replica stops"));
+            }
+            let began = Instant::now();
+            let (head, snapshots) = (self.head.clone(), self.snapshots.clone());
+            let written = tokio::task::spawn_blocking(move || (snapshots.write(head, &*frozen), frozen));
+            let written = written.await.map_err(io::Error::other)?;
+            frozen = written.1;
+            match written.0 {
+                Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                    warn!(dir = %self.snapshots.dir.display(), error = %e, "no space for a snapshot; it is begun again later");
+                    bytes = bytes.max(SNAPSHOT_BYTES_ASSUMED);
+                    sleep(SNAPSHOT_PAUSE).await;
+                }
+                written => break (written.map_err(|e| failed(&self.counting, &self.snapshots, e))?, began),
+            }
+        };
         self.counting.snapshots_built.add(began.elapsed());
         self.counting.snapshot_bytes.store(file.len()?, Ordering::Relaxed);
         Ok(Snapshot { meta: file.head.meta.clone(), snapshot: file })

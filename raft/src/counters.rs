@@ -120,13 +120,13 @@ impl LogCounters {
         self.cut.load(Relaxed)
     }
 
-    /// Keeps the first error, which is the one that matters.
+    /// The replica must end. Keeps the first error, which is the one that matters.
     pub(crate) fn fail(&self, error: &io::Error) {
         let _ = self.failure.set(error.to_string());
         self.failed.cancel();
     }
 
-    /// Resolves when the log can't be written any more.
+    /// Resolves when the replica must end, because its disk or its state can't be trusted any more.
     pub(crate) async fn failed(&self) {
         self.failed.cancelled().await;
     }

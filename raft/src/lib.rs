@@ -17,9 +17,13 @@
 
 mod apply;
 mod backup;
+mod compaction;
 mod counters;
 mod entry;
+mod failure;
 mod founding;
+#[cfg(test)]
+mod golden;
 mod identity;
 mod log;
 mod machine;
@@ -31,7 +35,9 @@ mod reads;
 mod roster;
 mod seed;
 mod settings;
+mod short;
 mod snapshot;
+mod space;
 mod start;
 mod status;
 mod stream;
@@ -48,7 +54,8 @@ pub use propose::{Applied, ProposeError, Proposed};
 pub use raft::{FatalReason, Raft, SnapshotError};
 pub use reads::ReadError;
 pub use seed::write_seed;
-pub use settings::{Addresses, Limits, LogEngine, NodeId, Settings};
+pub use settings::{Addresses, Formats, Limits, LogEngine, NodeId, Settings};
+pub use space::Space;
 pub use start::StartError;
 pub use status::{Leadership, Member, MemberRole, MemberState, Role, Status};
 pub use stream::{Connect, Stream};

@@ -10,8 +10,12 @@ pub trait StateMachine: Send + Sync + 'static {
     ///
     /// Called in the order of the index, by one task at a time; a call must not block on anything but the machine's own
     /// short locks, for every later entry waits behind it. `reply` is given only on the member that proposed the entry:
-    /// the outcome for the proposer is written there. A panic ends the replica.
-    fn apply(&self, index: u64, data: &[u8], reply: Option<&mut Vec<u8>>);
+    /// the outcome for the proposer is written there.
+    ///
+    /// # Errors
+    /// For an entry that this version can't read; nothing may have changed then. A member that went on past it would have
+    /// another state than the others, so the replica ends, as it does for a panic.
+    fn apply(&self, index: u64, data: &[u8], reply: Option<&mut Vec<u8>>) -> io::Result<()>;
 
     /// The log moved past an entry that carries nothing for the application (a leader's first entry, a membership).
     /// Called in the same order as `apply`.

@@ -4,7 +4,6 @@
 //! and do, and the directory is as it was.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,8 +17,9 @@ use crate::identity::Identity;
 use crate::log::{self, LogReader, LogStore, Owner};
 use crate::machine::StateMachine;
 use crate::roster::Roster;
-use crate::settings::{Limits, NodeId};
+use crate::settings::{Limits, LogEngine, NodeId};
 use crate::snapshot::{self, SnapshotFile};
+use crate::space::Watch;
 use crate::start::{self, StartError};
 
 /// How far the state is rebuilt.
@@ -70,10 +70,13 @@ pub async fn survey(
         .ok_or_else(|| StartError::Foreign(format!("{} belongs to no node: it has no identity", data_dir.display())))?;
     let snapshot = newest_snapshot(&snapshot::dir_in(data_dir))?;
     let io = |source| StartError::Io { path: scratch.to_owned(), source };
-    copy_files(&log::dir_in(data_dir), scratch).map_err(io)?;
+    let engine = LogEngine::default();
+    let (here, copy) = (log::dir_in(data_dir, engine), log::dir_in(scratch, engine));
+    std::fs::create_dir(&copy).and_then(|()| copy_files(&here, &copy)).map_err(io)?;
     let owner = Owner { id: identity.id, nonce: identity.nonce };
     let counters = Arc::new(LogCounters::default());
-    let mut opened = log::open(scratch, owner, false, &Limits::default(), counters.clone())?;
+    let space = Arc::new(Watch::new(scratch, 0));
+    let mut opened = log::open(scratch, engine, owner, false, &Limits::default(), (counters.clone(), space))?;
     let rebuilding = Rebuilding { machine, at: None, roster: Roster::default() };
     let surveyed = rebuilding.survey(snapshot.as_ref(), &mut opened.store, up_to).await;
     opened.closer.close().await;
@@ -201,11 +204,12 @@ impl Rebuilding<'_> {
             return Err(damaged(&format!("entry {id} is of an older term than the one before it")));
         }
         let machine = self.machine;
-        let applied = catch_unwind(AssertUnwindSafe(|| match &entry.payload {
-            EntryPayload::Normal(data) => machine.apply(id.index, &data.0, None),
+        match &entry.payload {
+            EntryPayload::Normal(data) => {
+                machine.apply(id.index, &data.0, None).map_err(|e| StartError::Restore(e.to_string()))?;
+            }
             EntryPayload::Blank | EntryPayload::Membership(_) => machine.applied(id.index),
-        }));
-        applied.map_err(|_| StartError::Restore(format!("entry {} can't be applied by this version", id.index)))?;
+        }
         if let EntryPayload::Membership(members) = &entry.payload {
             self.roster.note(members.nodes());
         }

@@ -14,6 +14,7 @@ use crate::apply::Applier;
 use crate::counters::Counting;
 use crate::entry::{Data, Group, ReplyTo};
 use crate::settings::{Addresses, Limits, NodeId};
+use crate::space::Space;
 use crate::status::Leadership;
 
 type OpenRaft = openraft::Raft<Group, Applier>;
@@ -51,6 +52,19 @@ pub enum ProposeError {
     /// Too many proposals, or too many bytes of them, are in flight. Not applied; it passes.
     #[error("too many proposals are in flight")]
     Overloaded,
+    /// A member has so little space that new entries are refused: this one, or one of so many that the others are no
+    /// majority. Not applied; it passes when space is freed there.
+    #[error(
+        "node {node} has {free} bytes free in {dir}, and {reserve} are kept free: nothing new is written until there is \
+         space; free some there",
+        free = .space.free, dir = .space.dir.display(), reserve = .space.reserve
+    )]
+    NoSpace {
+        /// Which member.
+        node: NodeId,
+        /// What is left to it.
+        space: Space,
+    },
     /// The proposal is longer than `entry_bytes_max`. Not applied.
     #[error("the proposal has {bytes} bytes, {bytes_max} are allowed")]
     TooLarge {
@@ -76,6 +90,7 @@ impl ProposeError {
             ProposeError::NotLeader { .. }
             | ProposeError::NoQuorum
             | ProposeError::Overloaded
+            | ProposeError::NoSpace { .. }
             | ProposeError::TooLarge { .. }
             | ProposeError::Stopped => Applied::No,
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
+use openraft::raft::VoteRequest;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +17,9 @@ use tracing::warn;
 
 use crate::apply::{Applier, Progress};
 use crate::backup::Backup;
+use crate::compaction;
 use crate::counters::{Counters, Counting};
-use crate::entry::Group;
+use crate::entry::{Group, Vote};
 use crate::founding::Founders;
 use crate::log::LogCloser;
 use crate::machine::StateMachine;
@@ -27,14 +29,15 @@ use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
 use crate::snapshot::Snapshots;
+use crate::space::Space;
 use crate::start::{self, StartError};
-use crate::status::{self, Leadership, MemberRole, MemberState, Role, Status};
+use crate::status::{self, Leadership, Role, Status};
 use crate::stream::{Connect, Stream};
 
-type OpenRaft = openraft::Raft<Group, Applier>;
+pub(crate) type OpenRaft = openraft::Raft<Group, Applier>;
 
-/// How often the size of the log is looked at.
-const SIZE_CHECK: Duration = Duration::from_millis(250);
+/// How long a snapshot that is being taken is waited for before another one is asked for.
+const SNAPSHOT_LOOK: Duration = Duration::from_millis(250);
 /// How long a snapshot that was asked for may take.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
 
@@ -93,6 +96,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Tasks hold no handle of this kind, so they end with the last one, shut down or not.
         self.stop.cancel();
+        self.local.shortage.own.close();
     }
 }
 
@@ -106,7 +110,7 @@ impl Raft {
         connect: Arc<dyn Connect>,
     ) -> Result<Raft, StartError> {
         let built = start::build(&settings, machine, connect).await?;
-        let start::Built { raft, local, lines, progress, counting, snapshots, pristine, closer, lock } = built;
+        let start::Built { raft, local, lines, log, progress, counting, snapshots, pristine, closer, lock } = built;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let founders = Arc::new(Founders::new(local.clone(), settings.founders, pristine));
         let reads = Reads::start(
@@ -118,8 +122,14 @@ impl Raft {
             (&tasks, &stop),
         );
         let rounds = reads.local.clone();
-        let server =
-            Server::new(local.clone(), raft.clone(), snapshots.clone(), founders.clone(), rounds, counting.clone());
+        let server = Server::new(
+            local.clone(),
+            (raft.clone(), log),
+            snapshots.clone(),
+            founders.clone(),
+            rounds,
+            counting.clone(),
+        );
         raft.run();
         let observer = Observer {
             raft: raft.clone(),
@@ -128,17 +138,7 @@ impl Raft {
             counting: counting.clone(),
             founders: founders.clone(),
         };
-        let (to_leadership, leadership) = watch::channel(None);
-        let (to_changes, changes) = watch::channel(observer.status());
-        let watched = stop.clone();
-        tasks.spawn(async move {
-            watched.run_until_cancelled(observer.observe(to_leadership, to_changes)).await;
-        });
-        let (sized, bounded) = (stop.clone(), (raft.clone(), progress.clone(), counting.clone()));
-        let bytes_max = local.limits.snapshot_every_log_bytes;
-        tasks.spawn(async move {
-            sized.run_until_cancelled(bound_log(&bounded.0, &bounded.1, &bounded.2, bytes_max)).await;
-        });
+        let (leadership, changes) = observer.spawn(&tasks, &stop, settings.election.1);
         let (founded, founding, founder) = (stop.clone(), founders.clone(), raft.clone());
         tasks.spawn(async move {
             founded.run_until_cancelled(founding.found(&founder, &lines)).await;
@@ -176,13 +176,43 @@ impl Raft {
     /// Proposes an entry and waits until it is committed and applied here. Only the leader can; calls that come together
     /// share their flushes. Proposals of one task, each awaited, are applied in their order; concurrent ones in any.
     pub async fn propose(&self, data: Bytes) -> Result<Proposed, ProposeError> {
-        self.inner.proposals.propose(&self.inner.raft, &self.inner.counting, None, data).await
+        self.check_space(self.inner.local.shortage.refuses())?;
+        self.propose_on(None, data).await
     }
 
-    /// As [`propose`](Raft::propose), on the condition that this member still leads in that very term. It is decided at
-    /// the moment of appending, and the proposal is never passed on to another leader.
+    /// As [`propose`](Raft::propose), for an entry that ends or frees something: it may use a part of the space that is
+    /// kept free.
+    pub async fn propose_essential(&self, data: Bytes) -> Result<Proposed, ProposeError> {
+        self.propose_on(None, data).await
+    }
+
+    /// As [`propose_essential`](Raft::propose_essential), on the condition that this member still leads in that very term.
+    /// It is decided at the moment of appending, and the proposal is never passed on to another leader.
     pub async fn propose_as(&self, leadership: &Leadership, data: Bytes) -> Result<Proposed, ProposeError> {
-        self.inner.proposals.propose(&self.inner.raft, &self.inner.counting, Some(leadership), data).await
+        self.propose_on(Some(leadership), data).await
+    }
+
+    async fn propose_on(&self, leadership: Option<&Leadership>, data: Bytes) -> Result<Proposed, ProposeError> {
+        let Inner { raft, local, counting, proposals, .. } = &*self.inner;
+        self.check_space(local.shortage.exhausted())?;
+        proposals.propose(raft, counting, leadership, data).await
+    }
+
+    /// For whose sake [`propose`](Raft::propose) refuses, if this member leads: which one is short of space.
+    pub fn refuses(&self) -> Option<(NodeId, Space)> {
+        self.inner.local.shortage.refuses().filter(|_| self.leads())
+    }
+
+    fn check_space(&self, short: Option<(NodeId, Space)>) -> Result<(), ProposeError> {
+        match short.filter(|_| self.leads()) {
+            Some((node, space)) => Err(ProposeError::NoSpace { node, space }),
+            None => Ok(()),
+        }
+    }
+
+    /// Only a leader's space matters to a proposal: from others it goes to the leader.
+    fn leads(&self) -> bool {
+        self.inner.raft.server_metrics().borrow_watched().state == openraft::ServerState::Leader
     }
 
     /// A point for a linearizable read, on any member: an index that covers everything acknowledged before this call,
@@ -214,19 +244,18 @@ impl Raft {
     /// How the replica is now.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
-        status::status(
-            &inner.raft,
-            &inner.progress,
-            &inner.local.cluster,
-            inner.founders.standing(),
-            inner.local.heartbeat,
-        )
+        status::status(&inner.raft, &inner.progress, &inner.local, inner.founders.standing())
     }
 
     /// A signal for changes of role, leader, term, membership or standing. The value is the status at that change; for
     /// the marks as they are now, ask for the [`status`](Raft::status).
     pub fn status_changes(&self) -> watch::Receiver<Status> {
         self.inner.changes.clone()
+    }
+
+    /// The space that is left for the data directory.
+    pub fn space(&self) -> Space {
+        self.inner.local.shortage.own.seen()
     }
 
     /// What was counted since the start.
@@ -250,7 +279,7 @@ impl Raft {
                 }
                 // While another one is being taken this does nothing, so it is asked for again after each change.
                 raft.trigger().snapshot().await.map_err(|_| SnapshotError::Stopped)?;
-                if let Ok(gone) = timeout(SIZE_CHECK, metrics.changed()).await {
+                if let Ok(gone) = timeout(SNAPSHOT_LOOK, metrics.changed()).await {
                     gone.map_err(|_| SnapshotError::Stopped)?;
                 }
             }
@@ -274,15 +303,31 @@ impl Raft {
         if status.role != Role::Leader {
             return true;
         }
-        let others = status.members.iter().filter(|member| member.id != status.id && member.role == MemberRole::Voter);
-        let Some(next) = others.filter(|member| member.state == MemberState::Following).max_by_key(|m| m.matched)
-        else {
+        let Some(next) = self.inner.local.shortage.successor(&status) else {
             return false;
         };
-        if raft.trigger().transfer_leader(next.id).await.is_err() {
+        if raft.trigger().transfer_leader(next).await.is_err() {
             return true;
         }
-        timeout(within, leadership.wait_for(Option::is_none)).await.is_ok()
+        if timeout(within, leadership.wait_for(Option::is_none)).await.is_ok() {
+            return true;
+        }
+        self.resign(next).await;
+        false
+    }
+
+    /// Ends a transfer that `to` did not take up. openraft's leader neither proposes nor shows that it lives once it began
+    /// one, and waits for its successor without end. Granting `to` the vote that it was meant to ask for, which is always
+    /// safe, makes this member a follower that can be elected like any other.
+    async fn resign(&self, to: NodeId) {
+        let raft = &self.inner.raft;
+        let metrics = raft.metrics().borrow_watched().clone();
+        let last_log = raft.data_metrics().borrow_watched().last_log;
+        let vote = Vote::new(metrics.current_term + 1, to);
+        let request = VoteRequest { vote, last_log_id: last_log, leadership_transfer: true };
+        if let Err(e) = raft.vote(request).await {
+            warn!(error = %e, "the leader can't resign");
+        }
     }
 
     /// Resolves when the replica has ended by itself or was shut down. By itself it ends when storage fails or something
@@ -303,6 +348,7 @@ impl Raft {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.stop.cancel();
+        inner.local.shortage.own.close();
         if let Err(e) = inner.raft.shutdown().await {
             warn!(error = %e, "the replica did not stop cleanly");
         }
@@ -321,6 +367,11 @@ impl Raft {
     /// Lets the disk of this replica's log stand still until what is returned is dropped.
     pub(crate) fn stall_disk(&self) -> std::sync::mpsc::Sender<()> {
         self.inner.closer.lock().unwrap().as_ref().unwrap().0.stall()
+    }
+
+    /// What is inside, for tests that speak to openraft or in its name.
+    pub(crate) fn parts(&self) -> (OpenRaft, Arc<Local>) {
+        (self.inner.raft.clone(), self.inner.local.clone())
     }
 }
 
@@ -342,32 +393,8 @@ async fn ended(raft: &OpenRaft) -> FatalReason {
     }
 }
 
-/// Takes a snapshot when the log has grown to `bytes_max`, and purges up to it if that was not enough: few large entries
-/// weigh as much as many small ones.
-async fn bound_log(raft: &OpenRaft, progress: &Progress, counting: &Counting, bytes_max: u64) {
-    let mut purged_at = 0;
-    loop {
-        tokio::time::sleep(SIZE_CHECK).await;
-        if counting.log.bytes() <= bytes_max {
-            continue;
-        }
-        let snapshot = raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index);
-        // Half of the log behind a snapshot is kept for members that are a little behind, until there is a newer one.
-        let outcome = if snapshot > purged_at {
-            purged_at = snapshot;
-            raft.trigger().purge_log(snapshot).await
-        } else if progress.index() > snapshot {
-            raft.trigger().snapshot().await
-        } else {
-            Ok(())
-        };
-        if outcome.is_err() {
-            return;
-        }
-    }
-}
-
 /// Turns openraft's metrics into signals.
+#[derive(Clone)]
 struct Observer {
     raft: OpenRaft,
     local: Arc<Local>,
@@ -377,9 +404,33 @@ struct Observer {
 }
 
 impl Observer {
+    /// Starts what goes on for as long as the replica: signals, care for the space, and snapshots.
+    fn spawn(
+        self,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+        election_max: Duration,
+    ) -> (watch::Receiver<Option<Leadership>>, watch::Receiver<Status>) {
+        let (to_leadership, leadership) = watch::channel(None);
+        let (to_changes, changes) = watch::channel(self.status());
+        let (ends, space, log) = ((stop.clone(), stop.clone(), stop.clone()), self.clone(), self.clone());
+        tasks.spawn(async move {
+            ends.0.run_until_cancelled(self.observe(to_leadership, to_changes)).await;
+        });
+        tasks.spawn(async move {
+            let kept = space.local.shortage.keep(&space.raft, election_max, || space.status());
+            ends.1.run_until_cancelled(kept).await;
+        });
+        tasks.spawn(async move {
+            let Observer { raft, local, progress, counting, .. } = &log;
+            ends.2.run_until_cancelled(compaction::keep(raft, progress, counting, local)).await;
+        });
+        (leadership, changes)
+    }
+
     fn status(&self) -> Status {
         let standing = self.founders.standing();
-        status::status(&self.raft, &self.progress, &self.local.cluster, standing, self.local.heartbeat)
+        status::status(&self.raft, &self.progress, &self.local, standing)
     }
 
     async fn observe(&self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use openraft::vote::RaftLeaderId;
 
@@ -25,6 +26,7 @@ use crate::machine::Frozen;
 use crate::roster::Roster;
 use crate::settings::{Addresses, NodeId, Settings};
 use crate::snapshot::{self, Head, SnapshotFile, Snapshots};
+use crate::space::Watch;
 use crate::start::StartError;
 
 const NAME: &str = "seed";
@@ -45,7 +47,8 @@ pub fn write_seed(dir: &Path, cluster: &str, cluster_id: u64, index: u64, frozen
     let roster = Roster { cluster_id, directories: BTreeMap::new() };
     let aside = dir.join("seed.tmp");
     let head = Head { cluster: cluster.to_owned(), meta, roster };
-    let written = snapshot::write_file(&aside, &head, frozen)
+    // Nothing is kept free: whoever calls this wants the space to be used for it.
+    let written = snapshot::write_file(&aside, &head, frozen, &Watch::new(dir, 0))
         .and_then(|_| std::fs::rename(&aside, dir.join(NAME)))
         .and_then(|()| sync_dir(dir));
     if written.is_err() {
@@ -115,11 +118,12 @@ impl Seed {
         snapshot_dir: &Path,
         identity: &Identity,
         settings: &Settings,
+        space: &Arc<Watch>,
     ) -> Result<(), StartError> {
         self.check(settings)?;
         let fail = |source| StartError::Io { path: snapshot_dir.to_owned(), source };
         clear(snapshot_dir).map_err(fail)?;
-        let snapshots = Snapshots::open(snapshot_dir).map_err(fail)?;
+        let snapshots = Snapshots::open(snapshot_dir, space.clone()).map_err(fail)?;
         snapshots.write(self.head(identity, settings), &State(&self.file)).map(|_| ()).map_err(fail)
     }
 

@@ -33,6 +33,27 @@ pub enum LogEngine {
     RaftLog,
 }
 
+/// Forms of the application's entries and states, by number: which this member reads, and which one it writes.
+///
+/// A member is never led by one whose form it can't read: their connections are refused on both sides' logs, and the ones
+/// that understand each other go on. So a release that knows a new form writes the old one; the release after it writes
+/// the new one, and members are replaced one by one, a release at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formats {
+    /// The oldest form that it reads.
+    pub oldest: u8,
+    /// The newest form that it reads.
+    pub newest: u8,
+    /// The form that it writes.
+    pub writes: u8,
+}
+
+impl Formats {
+    pub(crate) fn read(&self, written: u8) -> bool {
+        (self.oldest..=self.newest).contains(&written)
+    }
+}
+
 /// How one replica runs. Validated by [`Raft::start`](crate::Raft::start).
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -58,6 +79,8 @@ pub struct Settings {
     pub election: (Duration, Duration),
     /// What keeps the log.
     pub engine: LogEngine,
+    /// What the application reads and writes. Default: form 1 alone.
+    pub formats: Formats,
     /// Named limits.
     pub limits: Limits,
 }
@@ -76,6 +99,7 @@ impl Settings {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             engine: LogEngine::default(),
+            formats: Formats { oldest: 1, newest: 1, writes: 1 },
             limits: Limits::default(),
         }
     }
@@ -102,6 +126,9 @@ impl Settings {
         if longest <= shortest {
             return Err("the shortest election timeout must be shorter than the longest".to_owned());
         }
+        if !self.formats.read(self.formats.writes) {
+            return Err("a member must read the form that it writes".to_owned());
+        }
         self.limits.validate()
     }
 }
@@ -124,10 +151,16 @@ pub struct Limits {
     pub snapshot_every_entries: u64,
     /// Bytes of log after which a snapshot is taken, whatever the number of entries: bounds the disk. Default 256 MiB.
     pub snapshot_every_log_bytes: u64,
+    /// Bytes of log up to which members that are behind are considered: a slow one that answers is sent entries, however
+    /// many, and while one receives a snapshot no newer one is taken. Above it they get a snapshot. Default 1 GiB.
+    pub log_bytes_held_max: u64,
     /// Entries kept behind a snapshot, so that a member that was away for a moment catches up by log. Default 50 000.
     pub entries_kept_after_snapshot: u64,
     /// Size of one log file. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
     pub log_chunk_bytes: usize,
+    /// Space below the data directory that is kept free, so that no write ever finds the disk full; see `space`. 0 turns
+    /// it off. Default 64 MiB: all proposals that may be in flight.
+    pub disk_reserve_bytes: u64,
     /// Recent entries kept in memory, for replication and apply. Default 64 MiB.
     pub log_cache_bytes: usize,
     /// How long the log engine gathers before it writes. Never 0: that turns its group commit off. Default 20 us.
@@ -186,6 +219,9 @@ impl Limits {
                 "snapshot_every_log_bytes must be at least two log files: space returns by whole ones".to_owned()
             );
         }
+        if self.log_bytes_held_max < self.snapshot_every_log_bytes {
+            return Err("log_bytes_held_max must be at least snapshot_every_log_bytes".to_owned());
+        }
         if self.log_chunk_bytes == 0 || self.snapshot_chunk_bytes == 0 || self.append_entries_max == 0 {
             return Err("sizes must not be 0".to_owned());
         }
@@ -204,8 +240,10 @@ impl Default for Limits {
             snapshot_chunk_bytes: mib,
             snapshot_every_entries: 200_000,
             snapshot_every_log_bytes: 256 * mib as u64,
+            log_bytes_held_max: 1024 * mib as u64,
             entries_kept_after_snapshot: 50_000,
             log_chunk_bytes: 32 * mib,
+            disk_reserve_bytes: 64 * mib as u64,
             log_cache_bytes: 64 * mib,
             flush_gather: Duration::from_micros(20),
             proposals_in_flight: 8192,

@@ -10,16 +10,19 @@ use openraft::{Config, SnapshotPolicy};
 
 use crate::apply::{Applier, Progress};
 use crate::backup::sync_dir;
+use crate::compaction::Behind;
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
 use crate::identity::{Identity, IdentityError};
-use crate::log::{self, LogCloser, LogStore, Owner, RecoveryError};
+use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
 use crate::seed::Seed;
-use crate::settings::{LogEngine, Settings};
+use crate::settings::Settings;
+use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
+use crate::space::Watch;
 use crate::stream::Connect;
 
 /// Why a replica does not start. Nothing was changed in the data directory, except that a torn write may have been cut
@@ -87,6 +90,7 @@ struct Disk {
     store: LogStore,
     closer: LogCloser,
     snapshots: Snapshots,
+    space: Arc<Watch>,
 }
 
 /// Opens or creates the data directory. Blocks.
@@ -94,7 +98,8 @@ struct Disk {
 /// The identity is written last: while it is missing, nothing was promised to anyone, and an interrupted creation is
 /// simply repeated. Once it is there, the log must be too. A directory with a restored state begins with that (see `seed`).
 fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
-    let (log_dir, snapshot_dir) = (log::dir_in(&settings.data_dir), snapshot::dir_in(&settings.data_dir));
+    let (log_dir, snapshot_dir) =
+        (log::dir_in(&settings.data_dir, settings.engine), snapshot::dir_in(&settings.data_dir));
     for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
         std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
     }
@@ -108,17 +113,18 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         }
         None => Identity::draw(settings),
     };
+    let space = Arc::new(Watch::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
     let seed = Seed::find(&settings.data_dir)?;
     if create && let Some(seed) = &seed {
-        seed.plant(&snapshot_dir, &identity, settings)?;
+        seed.plant(&snapshot_dir, &identity, settings, &space)?;
     }
     let owner = Owner { id: identity.id, nonce: identity.nonce };
-    let snapshots = Snapshots::open(&snapshot_dir).map_err(|source| match source.kind() {
+    let snapshots = Snapshots::open(&snapshot_dir, space.clone()).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
         _ => StartError::Io { path: snapshot_dir.clone(), source },
     })?;
-    let LogEngine::RaftLog = settings.engine;
-    let opened = log::open(&log_dir, owner, create, &settings.limits, counters)?;
+    let opened =
+        log::open(&settings.data_dir, settings.engine, owner, create, &settings.limits, (counters, space.clone()))?;
     let pristine = opened.pristine && snapshots.current().is_none();
     let settled = match create {
         true => settle(settings, &identity, opened.pristine && (pristine || seed.is_some())),
@@ -129,7 +135,7 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         opened.closer.close_blocking();
         return Err(e);
     }
-    Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots })
+    Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots, space })
 }
 
 /// Makes a new data directory count: writes its identity.
@@ -189,10 +195,9 @@ fn config(settings: &Settings) -> Result<Config, StartError> {
         election_timeout_max: longest,
         max_payload_entries: limits.append_entries_max,
         max_append_entries: Some(4096),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(limits.snapshot_every_entries),
+        // It is decided in `compaction`.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: limits.entries_kept_after_snapshot,
-        // A follower behind by more gets a snapshot, which must then be a shorter way.
-        replication_lag_threshold: limits.snapshot_every_entries.saturating_mul(2),
         purge_batch_size: (limits.entries_kept_after_snapshot / 8).clamp(1, 4096),
         // The default of 200 ms never gets a real snapshot across.
         install_snapshot_timeout: millis(limits.snapshot_install_within).max(60_000),
@@ -214,6 +219,7 @@ pub(crate) struct Built {
     pub(crate) raft: openraft::Raft<Group, Applier>,
     pub(crate) local: Arc<Local>,
     pub(crate) lines: Arc<Lines>,
+    pub(crate) log: LogReader,
     pub(crate) progress: Arc<Progress>,
     pub(crate) counting: Arc<Counting>,
     pub(crate) snapshots: Arc<Snapshots>,
@@ -241,13 +247,17 @@ pub(crate) async fn build(
         nonce: disk.identity.nonce,
         advertise: settings.advertise.clone(),
         heartbeat: settings.heartbeat,
+        formats: settings.formats,
         limits: settings.limits.clone(),
         connect,
+        shortage: Arc::new(Shortage::new(settings.id, disk.space)),
+        behind: Behind::default(),
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
     let applier =
         Applier::new(settings.cluster.clone(), machine, snapshots.clone(), progress.clone(), counting.clone());
+    let log = disk.store.reader();
     let peers = Peers::new(local.clone(), lines.clone());
     let built = openraft::Raft::build(settings.id, Arc::new(config), peers, disk.store, applier).await;
     let raft = match built {
@@ -261,6 +271,7 @@ pub(crate) async fn build(
         raft,
         local,
         lines,
+        log,
         progress,
         counting,
         snapshots,

@@ -1,14 +1,14 @@
 //! What a replica tells about itself and its group.
 
-use std::time::Duration;
-
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, LogIdOptionExt, ServerState};
 
 use crate::apply::{Applier, Progress};
 use crate::entry::{Group, LeaderId, LogId};
 use crate::founding::Standing;
+use crate::net::link::Local;
 use crate::settings::{Addresses, NodeId};
+use crate::space::Space;
 
 type OpenRaft = openraft::Raft<Group, Applier>;
 
@@ -58,6 +58,8 @@ pub struct Member {
     pub role: MemberRole,
     /// How it looks from here.
     pub state: MemberState,
+    /// The space that is left to it, if it is short of space; told by the leader, and by each member of itself.
+    pub short: Option<Space>,
     /// The index up to which its log is known to equal the leader's; told by the leader only.
     pub matched: Option<u64>,
 }
@@ -122,13 +124,7 @@ pub(crate) fn leadership(raft: &OpenRaft, id: NodeId, applied: Option<LogId>) ->
     (leads && own_entry_applied).then_some(Leadership { term: leader.term, leader })
 }
 
-pub(crate) fn status(
-    raft: &OpenRaft,
-    progress: &Progress,
-    cluster: &str,
-    standing: Standing,
-    heartbeat: Duration,
-) -> Status {
+pub(crate) fn status(raft: &OpenRaft, progress: &Progress, local: &Local, standing: Standing) -> Status {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     let members = metrics.membership_config.membership();
@@ -140,7 +136,7 @@ pub(crate) fn status(
         match &metrics.heartbeat {
             None => MemberState::Unknown,
             Some(heard) => match heard.get(id) {
-                Some(Some(heard)) if heard.elapsed() < heartbeat * 3 => MemberState::Following,
+                Some(Some(heard)) if heard.elapsed() < local.heartbeat * 3 => MemberState::Following,
                 _ => MemberState::Silent,
             },
         }
@@ -150,12 +146,13 @@ pub(crate) fn status(
         addresses: seat.addresses.clone(),
         role: if voters.contains(id) { MemberRole::Voter } else { MemberRole::Learner },
         state: state_of(id),
+        short: local.shortage.of(*id),
         matched: metrics.replication.as_ref().and_then(|matched| matched.get(id).cloned().flatten().index()),
     });
     let acked = metrics.last_quorum_acked.filter(|_| metrics.state == ServerState::Leader);
     Status {
         id: metrics.id,
-        cluster: cluster.to_owned(),
+        cluster: local.cluster.clone(),
         cluster_id: Some(progress.roster().cluster_id).filter(|id| *id != 0),
         standing,
         role: match metrics.state {

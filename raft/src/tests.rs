@@ -7,18 +7,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{SinkExt, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
+use crate::entry::{Group, LogId, Vote};
+use crate::net::frame::{self, AppendAnswer, AppendAsk, Purpose};
+use crate::net::link::Link;
 use crate::{Addresses, Connect, Frozen, NodeId, PREAMBLE, Raft, Settings, StateMachine, Stream};
 
 #[derive(Default)]
 struct Last(Mutex<Vec<u8>>);
 
 impl StateMachine for Last {
-    fn apply(&self, _: u64, data: &[u8], _: Option<&mut Vec<u8>>) {
+    fn apply(&self, _: u64, data: &[u8], _: Option<&mut Vec<u8>>) -> io::Result<()> {
         *self.0.lock().unwrap() = data.to_vec();
+        Ok(())
     }
 
     fn applied(&self, _: u64) {}
@@ -88,13 +95,17 @@ async fn leader(nodes: &BTreeMap<NodeId, Raft>) -> NodeId {
     found.await.expect("a leader is elected")
 }
 
-async fn works_while_stalled(nodes: &BTreeMap<NodeId, Raft>, leader: NodeId, stalled: NodeId) {
-    let term = nodes[&leader].status().term;
-    // A member that was not reached yet could not even note the term while its disk stands still.
+/// Every member has noted the term of the leader: one that has not can't do it while its disk stands still.
+async fn all_reached(nodes: &BTreeMap<NodeId, Raft>, leader: NodeId) -> u64 {
     let reached = nodes[&leader].propose(Bytes::from_static(b"x")).await.unwrap().index;
     for raft in nodes.values() {
         raft.wait_applied(reached, Duration::from_secs(20)).await.unwrap();
     }
+    nodes[&leader].status().term
+}
+
+async fn works_while_stalled(nodes: &BTreeMap<NodeId, Raft>, leader: NodeId, stalled: NodeId) {
+    let term = all_reached(nodes, leader).await;
     let stop = nodes[&stalled].stall_disk();
     // Two seconds are more than three of the longest election timeouts.
     let end = tokio::time::Instant::now() + Duration::from_secs(2);
@@ -112,6 +123,78 @@ async fn works_while_stalled(nodes: &BTreeMap<NodeId, Raft>, leader: NodeId, sta
     drop(stop);
     let last = nodes[&leader].applied();
     nodes[&stalled].wait_applied(last, Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_and_reads_go_on_while_every_disk_stands_still() {
+    let (_dir, nodes) = three().await;
+    let leader = leader(&nodes).await;
+    let term = all_reached(&nodes, leader).await;
+    let stops: Vec<_> = nodes.values().map(Raft::stall_disk).collect();
+    let proposer = nodes[&leader].clone();
+    let waiting = tokio::spawn(async move { proposer.propose(Bytes::from_static(b"late")).await });
+    let end = tokio::time::Instant::now() + Duration::from_secs(2);
+    let mut read = 0;
+    while tokio::time::Instant::now() < end {
+        for raft in nodes.values() {
+            raft.read_index().await.expect("a read needs no disk");
+            read += 1;
+        }
+    }
+    assert!(read > 60, "{read} reads in two seconds: they waited for something");
+    for raft in nodes.values() {
+        assert_eq!((raft.status().leader, raft.status().term), (Some(leader), term), "nobody stood for election");
+    }
+    assert!(!waiting.is_finished(), "nothing is acknowledged that is on no disk");
+    drop(stops);
+    waiting.await.unwrap().unwrap();
+}
+
+/// A member that is about to vote for somebody else, but whose disk has not taken the vote yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_votes_for_another_one_confirms_its_leader_no_more() {
+    let (_dir, nodes) = three().await;
+    let leader = leader(&nodes).await;
+    let term = all_reached(&nodes, leader).await;
+    let mut others = nodes.keys().copied().filter(|id| *id != leader);
+    let (voter, candidate) = (others.next().unwrap(), others.next().unwrap());
+    let (raft, local) = nodes[&leader].parts();
+    let (vote, seat) = {
+        let metrics = raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.vote, metrics.membership_config.get_node(&voter).unwrap().clone())
+    };
+    let mut link = Link::open(&local, voter, &seat, Purpose::Heartbeat).await.unwrap();
+    let heartbeat = || AppendEntriesRequest { vote, prev_log_id: None, leader_commit: None, entries: Vec::new() };
+    assert!(ask(&mut link, heartbeat()).await.unwrap().is_ok());
+
+    let stop = nodes[&voter].stall_disk();
+    assert!(ask(&mut link, heartbeat()).await.unwrap().is_ok(), "the disk alone is no reason to be silent");
+    let (of_voter, _) = nodes[&voter].parts();
+    let last_log_id = Some(LogId::new(vote.leader_id, u64::MAX));
+    let request = VoteRequest { vote: Vote::new(term + 1, candidate), last_log_id, leadership_transfer: true };
+    let granted = tokio::spawn(async move { of_voter.vote(request).await });
+    let until_silent = async { while ask(&mut link, heartbeat()).await.is_some() {} };
+    timeout(Duration::from_secs(20), until_silent)
+        .await
+        .expect("it falls silent, though its disk has no other vote yet");
+    assert!(!granted.is_finished());
+    drop(stop);
+    assert!(granted.await.unwrap().unwrap().vote_granted);
+    let late = timeout(Duration::from_secs(20), link.wire.next()).await.unwrap().unwrap().unwrap();
+    let late: AppendAnswer = frame::decode(&late).unwrap();
+    assert!(matches!(late.result, Err(StreamAppendError::HigherVote(_))), "{:?}", late.result);
+}
+
+/// The answer to a heartbeat, unless it takes much longer than any that does not wait for a disk.
+async fn ask(link: &mut Link, heartbeat: AppendEntriesRequest<Group>) -> Option<StreamAppendResult<Group>> {
+    let number = link.next;
+    link.next += 1;
+    link.wire.send(frame::encode(&AppendAsk::Append(number, heartbeat)).unwrap()).await.unwrap();
+    let frame = timeout(Duration::from_secs(2), link.wire.next()).await.ok()?;
+    let answer: AppendAnswer = frame::decode(&frame?.unwrap()).unwrap();
+    assert_eq!(answer.number, number);
+    Some(answer.result)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether it should get traffic; otherwise why not, as a sentence.
     fn ready(&self) -> Result<(), String>;
 
+    /// What somebody should look after, although it should get traffic; a sentence.
+    fn warning(&self) -> Option<String> {
+        None
+    }
+
     /// Asks the directory: this node if it leads, otherwise the leader, who is found and followed for as long as the
     /// request is worth waiting for.
     fn ask(&self, request: RequestBody) -> impl Future<Output = Result<Answer, Failure>> + Send;

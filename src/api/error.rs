@@ -72,7 +72,9 @@ impl Error {
     pub(super) fn of_write(failure: &Failure) -> Self {
         let message = failure.to_string();
         let (code, applied) = match failure {
-            Failure::NotLeader { .. } | Failure::NoQuorum => (ErrorCode::Unavailable, Applied::No),
+            Failure::NotLeader { .. } | Failure::NoQuorum | Failure::NoSpace { .. } => {
+                (ErrorCode::Unavailable, Applied::No)
+            }
             Failure::Overloaded => (ErrorCode::RateLimited, Applied::No),
             Failure::Refused { .. } => (ErrorCode::BadRequest, Applied::No),
             Failure::Unknown => (ErrorCode::Unavailable, Applied::Unknown),

@@ -21,7 +21,13 @@ pub(super) async fn livez() -> Response {
 /// `GET /readyz`: it should get traffic.
 pub(super) async fn readyz<B: Backend>(State(api): State<Api<B>>) -> Result<Response, Error> {
     match api.backend.ready() {
-        Ok(()) => Ok(answer::json(StatusCode::OK, &json!({"ready": true}))),
+        Ok(()) => Ok(answer::json(
+            StatusCode::OK,
+            &match api.backend.warning() {
+                None => json!({"ready": true}),
+                Some(warning) => json!({"ready": true, "warning": warning}),
+            },
+        )),
         Err(why) => Err(Error::new(ErrorCode::Unavailable, why)),
     }
 }

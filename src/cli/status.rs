@@ -56,5 +56,14 @@ async fn show(cluster: &Cluster, caller: &Caller) -> Result<(), Failed> {
             member.api.clone(),
         ]);
     }
-    print::show(&table)
+    print::show(&table)?;
+    for member in &cluster.members {
+        if let Some(free) = member.short_of_space {
+            let free = bytesize::ByteSize(free);
+            let short =
+                format!("node {} has only {free} of disk left: it writes nothing new; free some there", member.id);
+            print::line(short.as_bytes())?;
+        }
+    }
+    Ok(())
 }

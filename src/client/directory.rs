@@ -85,7 +85,8 @@ impl Directory {
             };
             may_have_applied |= failure == Failure::Unknown;
             let pause = match &failure {
-                Failure::Refused { .. } => return Err(failure),
+                // Somebody has to free space; whoever asks is told at once.
+                Failure::Refused { .. } | Failure::NoSpace { .. } if !may_have_applied => return Err(failure),
                 Failure::Unknown if !is_repeatable(&body) => return Err(failure),
                 Failure::NotLeader { leader: Some(_) } => Duration::from_millis(1),
                 _ => chance::jittered(RETRY_PAUSE, 0.5),
@@ -139,7 +140,7 @@ impl Directory {
     }
 
     fn hello(&self, purpose: Purpose) -> Hello {
-        Hello { cluster: self.settings.cluster.clone(), from: self.settings.name.clone(), purpose }
+        Hello::new(&self.settings.cluster, &self.settings.name, purpose)
     }
 
     async fn connect(&self) -> Result<Arc<Control>, Failure> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::units::{duration, member, range};
+use super::units::{duration, member, range, size};
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
 use crate::node::{SNAPSHOT_EVERY, Settings};
 
@@ -71,6 +71,10 @@ pub struct DirectoryArgs {
     #[arg(long, value_name = "N", env = "SWITCHBOARD_SNAPSHOT_EVERY", default_value_t = SNAPSHOT_EVERY)]
     pub snapshot_every: u64,
 
+    /// Space below the data directory that is kept free: beneath it new writes are refused; 0B turns this off
+    #[arg(long, value_name = "SIZE", env = "SWITCHBOARD_DISK_RESERVE", default_value = "64MiB", value_parser = size)]
+    pub disk_reserve: u64,
+
     /// Listen on addresses that other machines can reach although nobody has to show credentials
     #[arg(long, env = "SWITCHBOARD_INSECURE")]
     pub insecure: bool,
@@ -132,6 +136,7 @@ impl DirectoryArgs {
             heartbeat: self.heartbeat,
             election: self.election,
             snapshot_every: self.snapshot_every,
+            disk_reserve: self.disk_reserve,
         })
     }
 }

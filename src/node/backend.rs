@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use switchboard_raft::Standing;
+use switchboard_raft::{Space, Standing};
 use tokio::time::Instant;
 
 use super::backups::Backups;
@@ -80,6 +80,12 @@ impl Backend for NodeBackend {
             _ if status.leader.is_none() => Err("no leader is known; is a majority of the nodes running?".to_owned()),
             _ => Err("no quorum confirms what this node knows".to_owned()),
         }
+    }
+
+    fn warning(&self) -> Option<String> {
+        let Space { dir, free, reserve, short } = self.requests.raft.space();
+        let dir = dir.display();
+        short.then(|| format!("{free} bytes are free in {dir}, {reserve} are kept free: new writes are refused"))
     }
 
     async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {

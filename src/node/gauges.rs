@@ -32,6 +32,9 @@ pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, hub: Arc<WatchHub>,
             set("switchboard_sessions", stats.sessions as f64);
             set("switchboard_state_bytes", directory.state_bytes() as f64);
         }
+        let space = raft.space();
+        set("switchboard_disk_free_bytes", space.free as f64);
+        set("switchboard_disk_refusing", f64::from(u8::from(space.short)));
         let now = raft.counters();
         set("switchboard_raft_log_bytes", now.log_bytes as f64);
         counter!("switchboard_raft_leader_changes_total", "process" => Arc::clone(&process))

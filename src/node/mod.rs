@@ -18,6 +18,8 @@ mod backups;
 mod expiry;
 mod feed;
 mod gauges;
+#[cfg(test)]
+mod golden;
 mod hash;
 mod leases;
 mod meters;
@@ -43,13 +45,16 @@ use switchboard_raft::Raft;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::{SNAPSHOT_EVERY, Settings};
+pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;
 use parts::Parts;
 
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
+
+/// Longest time for a node whose disk failed to end its tasks, before the process goes without.
+const GIVE_UP: Duration = Duration::from_millis(300);
 
 /// A directory node that runs.
 #[derive(Debug)]
@@ -116,8 +121,11 @@ impl Node {
         if result.is_ok() {
             // A planned end costs no election.
             self.raft.hand_over(HAND_OVER).await;
+            self.raft.shutdown().await;
+        } else {
+            // Nothing of the log is touched any more, and whatever waits for the disk is left behind.
+            let _ = tokio::time::timeout(GIVE_UP, self.raft.shutdown()).await;
         }
-        self.raft.shutdown().await;
         self.tasks.shutdown().await;
         result
     }

@@ -74,7 +74,7 @@ impl Parts {
         let name = format!("node {}", settings.id);
         let others = client::Settings { cluster: settings.cluster.clone(), name: name.clone(), nodes };
         let identity = Identity { cluster: settings.cluster.clone(), name, nonce: chance::nonce().into() };
-        let ((proposals, proposals_queue), (leases, renewals)) = (Proposals::new(), Leases::new());
+        let ((proposals, proposals_queue), (leases, renewals)) = (Proposals::new(raft.clone()), Leases::new());
         let parts = Self {
             raft,
             settings,
@@ -135,7 +135,7 @@ impl Parts {
             leases: self.leases.clone(),
             others: self.others.clone(),
             election_max: self.settings.election.1,
-            hello: Arc::new(Hello { cluster, from, purpose: Purpose::Identify }),
+            hello: Arc::new(Hello::new(cluster, from, Purpose::Identify)),
         }
     }
 

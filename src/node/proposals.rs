@@ -12,7 +12,7 @@ use std::task::Poll;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use metrics::Histogram;
-use switchboard_raft::{ProposeError, Proposed, Raft};
+use switchboard_raft::{ProposeError, Proposed, Raft, Space};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -39,6 +39,7 @@ pub(super) type Decided = Result<(Revision, Outcome), Failure>;
 /// Where proposals are handed in. Those that one task hands in are decided in that order.
 #[derive(Debug, Clone)]
 pub(super) struct Proposals {
+    raft: Raft,
     queue: mpsc::Sender<Waiting>,
 }
 
@@ -62,13 +63,19 @@ impl Pending {
 
 impl Proposals {
     /// The place to hand in, and the task's end of the queue.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Waiting>) {
+    pub(super) fn new(raft: Raft) -> (Self, mpsc::Receiver<Waiting>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        (Self { queue }, waiting)
+        (Self { raft, queue }, waiting)
     }
 
-    /// Hands in a command.
+    /// Hands in a command. One that adds something is refused here while there is no space, so that it never shares an
+    /// entry with one that frees something.
     pub(super) fn submit(&self, command: Command) -> Result<Pending, Failure> {
+        if !is_essential(&command)
+            && let Some((node, space)) = self.raft.refuses()
+        {
+            return Err(no_space(node, &space));
+        }
         let (decided, pending) = oneshot::channel();
         self.queue.try_send(Waiting { command, decided }).map_err(|_| Failure::Overloaded)?;
         Ok(Pending(pending))
@@ -140,6 +147,15 @@ fn take_entry(waiting: &mut VecDeque<Waiting>) -> (Entry, Vec<oneshot::Sender<De
     (entry, deciders)
 }
 
+/// Whether a command ends or frees something. It may use up space that is kept free.
+fn is_essential(command: &Command) -> bool {
+    match command {
+        Command::EndSession { .. } | Command::Reclaim { .. } => true,
+        Command::Batch(batch) => batch.ops.iter().all(|op| matches!(op, Op::Unregister { .. })),
+        Command::OpenSession(_) => false,
+    }
+}
+
 /// Bytes of an operation in an entry, rounded up.
 fn op_bytes(op: &Op) -> usize {
     const NUMBERS: usize = 40;
@@ -155,7 +171,9 @@ fn op_bytes(op: &Op) -> usize {
 fn propose(raft: Raft, entry: Entry, deciders: Vec<oneshot::Sender<Decided>>, duration: Histogram) -> UnderWay {
     Box::pin(async move {
         let began = Instant::now();
-        let result = raft.propose(encode_entry(&entry).into()).await;
+        let bytes = encode_entry(&entry).into();
+        let essential = entry.commands.iter().all(is_essential);
+        let result = if essential { raft.propose_essential(bytes).await } else { raft.propose(bytes).await };
         duration.record(began.elapsed());
         (deciders, result)
     })
@@ -186,10 +204,16 @@ pub(super) fn failure_of(error: ProposeError) -> Failure {
         }
         ProposeError::NoQuorum => Failure::NoQuorum,
         ProposeError::Overloaded => Failure::Overloaded,
+        ProposeError::NoSpace { node, space } => no_space(node, &space),
         ProposeError::TooLarge { .. } => Failure::Refused { why: error.to_string() },
         ProposeError::Stopped => Failure::NotLeader { leader: None },
         ProposeError::Unknown => Failure::Unknown,
     }
+}
+
+fn no_space(node: u64, space: &Space) -> Failure {
+    let dir = space.dir.display().to_string();
+    Failure::NoSpace { node, dir, free_bytes: space.free, reserve_bytes: space.reserve }
 }
 
 #[cfg(test)]

@@ -5,15 +5,16 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
-use switchboard_raft::{Frozen, StateMachine};
+use switchboard_raft::{Formats, Frozen, StateMachine};
 use tokio::sync::oneshot;
 
 use super::meters::OpMeters;
 use super::watch_hub::WatchHub;
 use crate::directory::{Directory, Entry, Outcome, Revision};
 
-/// First byte of every log entry; changes with the form of [`Entry`].
-const ENTRY_FORMAT: u8 = 1;
+/// The forms of log entries and states. An entry begins with the number of its form; `writes` goes up one release after
+/// `newest` does, so that nodes can be replaced one by one.
+pub(super) const FORMATS: Formats = Formats { oldest: 1, newest: 1, writes: 1 };
 
 /// The directory behind the log. Readers share a lock with the one writer, which holds it for one entry at a time.
 #[derive(Debug)]
@@ -26,7 +27,19 @@ pub(super) struct Replicated {
 
 /// The form of an entry in the log.
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
-    postcard::to_extend(entry, vec![ENTRY_FORMAT]).expect("an entry has a binary form")
+    postcard::to_extend(entry, vec![FORMATS.writes]).expect("an entry has a binary form")
+}
+
+/// Reads what [`encode_entry`] of this or another release wrote.
+pub(super) fn decode_entry(data: &[u8]) -> Result<Entry, String> {
+    match data {
+        [1, entry @ ..] => postcard::from_bytes(entry).map_err(|e| format!("can't be read ({e})")),
+        [form, ..] => {
+            let Formats { oldest, newest, .. } = FORMATS;
+            Err(format!("has form {form}, this release reads forms {oldest} to {newest}"))
+        }
+        [] => Err("is empty".to_owned()),
+    }
 }
 
 /// What the state machine replied to [`encode_entry`].
@@ -119,16 +132,13 @@ impl Awaited {
 }
 
 impl StateMachine for Replicated {
-    /// # Panics
-    /// For an entry that this version can't read. Every node that goes on past it would have another state, so this one
-    /// stops; a newer version goes on from here.
-    fn apply(&self, index: Revision, data: &[u8], reply: Option<&mut Vec<u8>>) {
-        assert_eq!(
-            data.first(),
-            Some(&ENTRY_FORMAT),
-            "log entry {index} has a format that this version does not read; run the version that wrote it, or a newer one"
-        );
-        let entry: Entry = postcard::from_bytes(&data[1..]).expect("the entry was written in this format");
+    fn apply(&self, index: Revision, data: &[u8], reply: Option<&mut Vec<u8>>) -> io::Result<()> {
+        let entry = decode_entry(data).map_err(|why| {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("log entry {index} {why}; run the release that wrote it"),
+            )
+        })?;
         let applied = {
             let mut directory = self.directory.write().expect("no code panics while holding this lock");
             let applied = directory.apply(index, &entry);
@@ -140,6 +150,7 @@ impl StateMachine for Replicated {
             *reply = postcard::to_allocvec(&applied.outcomes).expect("outcomes have a binary form");
         }
         self.hub.publish(index, entry.at_ms, applied.events, applied.ends);
+        Ok(())
     }
 
     fn applied(&self, index: Revision) {

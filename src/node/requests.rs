@@ -161,6 +161,7 @@ impl Requests {
                 state: if here { own_word(status.role) } else { state_word(member) }.to_owned(),
                 last_log: if here { status.last_log } else { member.matched },
                 applied: here.then_some(status.applied),
+                short_of_space: member.short.as_ref().map(|space| space.free),
             }
         });
         Cluster {

@@ -36,10 +36,15 @@ pub struct Settings {
     pub election: (Duration, Duration),
     /// Log entries after which a snapshot is taken; a quarter as many are kept behind it.
     pub snapshot_every: u64,
+    /// Bytes below the data directory that are kept free.
+    pub disk_reserve: u64,
 }
 
 /// Default of [`Settings::snapshot_every`]: bounds replay at a restart to a few seconds.
 pub const SNAPSHOT_EVERY: u64 = 200_000;
+
+/// Default of [`Settings::disk_reserve`]: all proposals that may be under way at once.
+pub const DISK_RESERVE: u64 = 64 << 20;
 
 impl Settings {
     /// What `raft/` needs of it. Founders tell only their peer addresses; a member's API address is learned from itself.
@@ -67,7 +72,9 @@ impl Settings {
             advertise,
             heartbeat: self.heartbeat,
             election: self.election,
+            formats: super::replicated::FORMATS,
             limits: raft::Limits {
+                disk_reserve_bytes: self.disk_reserve,
                 snapshot_every_entries: self.snapshot_every,
                 entries_kept_after_snapshot: self.snapshot_every / 4,
                 ..raft::Limits::default()

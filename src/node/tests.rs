@@ -41,6 +41,7 @@ async fn group(size: u64) -> Group {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             snapshot_every: SNAPSHOT_EVERY,
+            disk_reserve: 0,
         };
         nodes.push(Node::start_on(settings, api, peer, CancellationToken::new()).await.unwrap());
     }

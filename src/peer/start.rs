@@ -9,7 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::net::framed::{self, FrameReader};
 use crate::net::{self, Stream};
-use crate::wire::peer::{ClusterMark, FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE};
+use crate::wire::peer::{ClusterMark, FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE, SPEAKS, common_version};
 
 /// First bytes of a stream that belongs to `raft/`.
 pub const RAFT_PREAMBLE: [u8; 5] = *b"SWBR\x01";
@@ -73,7 +73,13 @@ pub async fn dial(address: &str, hello: &Hello) -> io::Result<Dialed> {
     writer.write_all(&start).await?;
     let mut reader = FrameReader::new(read, FRAME_BYTES_MAX);
     match reader.expect(START_TIMEOUT).await? {
-        HelloAnswer::Accepted { name, nonce, cluster } => Ok(Dialed { reader, writer, name, nonce, cluster }),
+        HelloAnswer::Accepted { name, nonce, version, cluster } => match common_version((version, version)) {
+            Some(_) => Ok(Dialed { reader, writer, name, nonce, cluster }),
+            None => {
+                let why = format!("{name} wants to speak version {version} of the protocol, this process {SPEAKS:?}");
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+            }
+        },
         HelloAnswer::Refused { why } => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
     }
 }
@@ -94,21 +100,34 @@ async fn greet_in_time(mut stream: Stream, me: &Identity, cluster: Option<Cluste
     if preamble == RAFT_PREAMBLE {
         return Ok(Greeted::Raft(stream));
     }
+    let (read, mut writer) = stream.into_split();
+    if preamble[..4] == PREAMBLE[..4] && preamble != PREAMBLE {
+        let why = format!("the hello has form {}, {} knows form {}", preamble[4], me.name, PREAMBLE[4]);
+        return refuse(&mut writer, "a caller", why).await;
+    }
     if preamble != PREAMBLE {
-        let why = format!("the caller speaks another protocol or version: it began with {preamble:02x?}");
+        let why = format!("the caller speaks another protocol: it began with {preamble:02x?}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    let (read, mut writer) = stream.into_split();
     let mut reader = FrameReader::new(read, HELLO_BYTES_MAX);
     let hello: Hello = reader.expect(START_TIMEOUT).await?;
     if hello.cluster != me.cluster {
         let why =
             format!("this is {} of cluster {:?}, the caller is of cluster {:?}", me.name, me.cluster, hello.cluster);
-        framed::write(&mut writer, &HelloAnswer::Refused { why: why.clone() }).await?;
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{}: {why}", hello.from)));
+        return refuse(&mut writer, &hello.from, why).await;
     }
-    let answer = HelloAnswer::Accepted { name: me.name.clone(), nonce: Arc::clone(&me.nonce), cluster };
+    let Some(version) = common_version(hello.speaks) else {
+        let why = format!("{} speaks versions {SPEAKS:?} of the protocol, the caller {:?}", me.name, hello.speaks);
+        return refuse(&mut writer, &hello.from, format!("{why}; run releases that follow each other")).await;
+    };
+    let answer = HelloAnswer::Accepted { name: me.name.clone(), nonce: Arc::clone(&me.nonce), version, cluster };
     framed::write(&mut writer, &answer).await?;
     reader.set_limit(FRAME_BYTES_MAX);
     Ok(Greeted::Peer { hello, reader, writer })
+}
+
+/// Tells the caller why it is not served.
+async fn refuse(writer: &mut OwnedWriteHalf, caller: &str, why: String) -> io::Result<Greeted> {
+    framed::write(writer, &HelloAnswer::Refused { why: why.clone() }).await?;
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{caller}: {why}")))
 }

@@ -51,7 +51,7 @@ pub struct OnItsWay {
 impl Links {
     /// For a process of `cluster` that calls itself `name` (`gateway gw-1`).
     pub fn new(cluster: &str, name: &str) -> Self {
-        let hello = Hello { cluster: cluster.to_owned(), from: name.to_owned(), purpose: Purpose::Link };
+        let hello = Hello::new(cluster, name, Purpose::Link);
         Self { hello: Arc::new(hello), slots: Arc::default() }
     }
 

@@ -13,8 +13,22 @@ use crate::directory::{
     Batch, BatchDone, BatchRefused, Connection, ConnectionId, Epoch, Event, OpenSession, Reason, Revision, Session,
 };
 
-/// First bytes of a stream of this protocol: four letters and the version.
+/// First bytes of a stream of this protocol: four letters, and the form of the [`Hello`], which hardly ever changes.
 pub const PREAMBLE: [u8; 5] = *b"SWBP\x02";
+
+/// Versions of everything that follows a hello, oldest and newest.
+pub type Versions = (u8, u8);
+
+/// The versions that this release speaks. A release speaks the one before its own, so that processes can be replaced one
+/// by one.
+pub const SPEAKS: Versions = (1, 1);
+
+/// The newest version that both sides speak.
+#[must_use]
+pub fn common_version(theirs: Versions) -> Option<u8> {
+    let newest = theirs.1.min(SPEAKS.1);
+    (newest >= theirs.0.max(SPEAKS.0)).then_some(newest)
+}
 
 /// Longest frame that is taken, bytes. A snapshot chunk or a batch stays far below it.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -28,6 +42,16 @@ pub struct Hello {
     pub from: String,
     /// What follows.
     pub purpose: Purpose,
+    /// The versions that the caller speaks.
+    pub speaks: Versions,
+}
+
+impl Hello {
+    /// The hello of this release.
+    #[must_use]
+    pub fn new(cluster: impl Into<String>, from: impl Into<String>, purpose: Purpose) -> Self {
+        Self { cluster: cluster.into(), from: from.into(), purpose, speaks: SPEAKS }
+    }
 }
 
 /// What a stream is for.
@@ -52,6 +76,8 @@ pub enum HelloAnswer {
         name: String,
         /// Names the process; chosen at random when it started.
         nonce: Arc<str>,
+        /// What follows is of this version.
+        version: u8,
         /// Of a directory node that has a state: of which cluster, and how far it is.
         cluster: Option<ClusterMark>,
     },
@@ -176,6 +202,21 @@ pub enum Failure {
     /// Too much is waiting already. Nothing was changed.
     #[error("too many requests are waiting for the leader")]
     Overloaded,
+    /// A node has no space for anything new. Nothing was changed; it passes when space is freed there.
+    #[error(
+        "directory node {node} has {free_bytes} bytes free in {dir}, and {reserve_bytes} are kept free: nothing new is \
+         registered until there is space; free some there"
+    )]
+    NoSpace {
+        /// Which node.
+        node: u64,
+        /// Its data directory.
+        dir: String,
+        /// What is left there.
+        free_bytes: u64,
+        /// What is kept free.
+        reserve_bytes: u64,
+    },
     /// A request outside its limits. Nothing was changed; repeating it does not help.
     #[error("{why}")]
     Refused {

@@ -286,7 +286,8 @@ async fn one_command_runs_a_whole_cluster() {
     let data = tempfile::tempdir().unwrap();
     let arguments = ["dev", "--ports", "auto", "--directories", "3", "--gateways", "2"].map(str::to_owned);
     let log = data.path().join("dev.log");
-    let mut dev = Process::start_in(&arguments, &log, Some(data.path())).await;
+    let mut dev =
+        Process::start_in(&arguments, &log, &[("TMPDIR".to_owned(), data.path().display().to_string())]).await;
     let address = |role: &str, i: usize, which: &str| dev.ready()[role][i][which].as_str().unwrap().to_owned();
     let http = Http::default();
     // It is ready when it says so: nothing has to be waited for.

@@ -298,9 +298,10 @@ async fn a_frozen_leader_is_replaced_and_its_gateways_notice_nothing() {
     assert_eq!(client.expect_push().await, 1);
 }
 
+/// As an upgrade does it: every node stops and comes back, one after the other, while services register and a client stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_restarted_one_after_the_other_and_nobody_notices() {
-    let mut cluster = Cluster::start(3, 1).await;
+    let mut cluster = Cluster::start(3, 2).await;
     let mut client = cluster.connect("gw-1", "calm").await;
     let nodes: Vec<String> = cluster.nodes.values().map(|node| node.api()).collect();
     let load = Load::start(&nodes, 2);
@@ -314,6 +315,15 @@ async fn nodes_are_restarted_one_after_the_other_and_nobody_notices() {
         cluster.wait_ready().await;
     }
     cluster.assert_all_online(&load.finish().await).await;
+    for gateway in ["gw-1", "gw-2"] {
+        let api = cluster.gateway(gateway).api();
+        let fenced = cluster.metric(&api, "switchboard_gateway_self_fenced_total").await;
+        assert_eq!(fenced, 0.0, "{gateway} kept its lease");
+    }
+    for api in &nodes {
+        let expired = cluster.metric(api, "switchboard_session_expirations_total").await;
+        assert_eq!(expired, 0.0, "no session was ended at {api}");
+    }
     let user = cluster.user(&nodes[0], "calm").await;
     assert_eq!(user["connections"][0]["id"], client.id, "its session lived through it");
     cluster.http.post(&nodes[2], "/v1/users/calm/push", json!({ "data": 1 })).await;

@@ -5,8 +5,10 @@
 
 mod chaos;
 mod clients;
+mod disk;
 mod everyday;
 mod failures;
+mod full;
 mod harness;
 mod restore;
 mod services;

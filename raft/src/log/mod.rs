@@ -1,9 +1,11 @@
 //! The log of one member: votes, entries, and the marks of what is committed and purged, in one ordered, durable stream.
 //!
-//! The seam to openraft is its own `RaftLogStorage`, so another engine is another implementor. This one keeps the newest
-//! entries in memory (`window`), writes on a thread of its own (`writer`) with the `raft-log` crate underneath, and
-//! decides itself what a torn write is (`recovery`).
+//! The seam to openraft is its own `RaftLogStorage`, implemented once: the newest entries are in memory (`window`), and a
+//! thread of its own writes (`writer`). Underneath is an engine (`engine`): `chunks`, with the `raft-log` crate, which decides
+//! itself what a torn write is (`recovery`).
 
+mod chunks;
+mod engine;
 mod record;
 mod recovery;
 #[cfg(test)]
@@ -21,25 +23,29 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, alias};
-use raft_log::RaftLog;
-use raft_log::api::raft_log_writer::RaftLogWriter;
 use tokio::sync::oneshot;
 
+pub(crate) use self::engine::RecoveryError;
+use self::engine::{Engine, Record};
+pub(crate) use self::record::DiskPayload;
 pub(crate) use self::record::Owner;
-use self::record::{DiskPayload, Flushed, Records};
-pub(crate) use self::recovery::RecoveryError;
+#[cfg(test)]
+pub(crate) use self::record::{DiskLogId, DiskVote};
 use self::window::{Window, cost};
 use self::writer::Operation;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
-use crate::settings::Limits;
+use crate::settings::{Limits, LogEngine};
+use crate::space::Watch;
 
 /// What the log's users share with its thread.
 struct Shared {
+    dir: PathBuf,
     window: Mutex<Window>,
     /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
-    engine: Mutex<Option<RaftLog<Records>>>,
+    engine: Mutex<Option<Box<dyn Engine>>>,
     counters: Arc<LogCounters>,
+    space: Arc<Watch>,
     read_bytes_max: usize,
 }
 
@@ -54,7 +60,7 @@ impl Shared {
         let log = engine.as_ref().ok_or_else(|| io::Error::other("the log is closed"))?;
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for item in log.read(range.start, range.end) {
+        for item in log.read(range) {
             let (id, payload) = item?;
             let entry = payload.entry(LogId::from(&id))?;
             bytes += cost(&entry);
@@ -116,63 +122,58 @@ pub(crate) struct OpenedLog {
     pub(crate) pristine: bool,
 }
 
-/// Opens the log in `dir`, which must exist. With `create` there must be no log files yet, or a pristine log that a
-/// crash left behind; without it a log must be there.
+/// Opens the log of a data directory. With `create` there must be no log files yet, or a pristine log that a crash left
+/// behind; without it a log must be there.
 pub(crate) fn open(
-    dir: &Path,
+    data_dir: &Path,
+    kind: LogEngine,
     owner: Owner,
     create: bool,
     limits: &Limits,
-    counters: Arc<LogCounters>,
+    (counters, space): (Arc<LogCounters>, Arc<Watch>),
 ) -> Result<OpenedLog, RecoveryError> {
-    let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
-    let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: 0, what };
-    counters.cut(recovery::prepare(dir)?);
-    if !create && recovery::chunks(dir).map_err(fail)?.is_empty() {
-        return Err(damaged("the log files of this node are gone".to_owned()));
-    }
-    let mut log = writer::open(dir, limits.log_chunk_bytes, limits.flush_gather).map_err(|e| match e.kind() {
-        io::ErrorKind::WouldBlock => fail(e),
-        _ => damaged(e.to_string()),
-    })?;
-    let pristine = log.log_state().vote().is_none() && log.log_state().last().is_none();
-    match log.log_state().user_data {
+    let dir = &dir_in(data_dir, kind);
+    let fail = |source| RecoveryError::Io { path: dir.clone(), source };
+    let damaged = |what: String| RecoveryError::Damaged { file: dir.clone(), offset: 0, what };
+    let mut log = engine::open(kind, dir, create, limits, &counters)?;
+    let found = log.marks();
+    match found.owner {
         Some(found) if found == owner => {}
-        _ if create && pristine => {
-            log.save_user_data(Some(owner)).map_err(fail)?;
-            let (to, flushed) = std::sync::mpsc::sync_channel(1);
-            log.flush(true, Some(Flushed(to))).map_err(fail)?;
-            flushed.recv().unwrap_or_else(|_| Err(io::Error::other("the log's flush thread ended"))).map_err(fail)?;
+        _ if create && found.is_pristine() => {
+            log.write(Record::Owner(owner)).map_err(fail)?;
+            log.flush(true).and_then(|flushing| flushing()).map_err(fail)?;
         }
         Some(found) => return Err(damaged(format!("the log belongs to node {} with another identity", found.id))),
         None => return Err(damaged("the log does not say whom it belongs to".to_owned())),
     }
-    let window = load(&log, limits.log_cache_bytes).map_err(damaged)?;
-    counters.on_disk(log.on_disk_size());
+    let window = load(log.as_ref(), limits.log_cache_bytes).map_err(damaged)?;
+    counters.on_disk(log.on_disk_bytes());
     let shared = Arc::new(Shared {
+        dir: dir.to_owned(),
         window: Mutex::new(window),
         engine: Mutex::new(Some(log)),
         counters,
+        space,
         read_bytes_max: limits.append_bytes_max,
     });
     let (to, closed) = oneshot::channel();
     let operations = writer::spawn(shared.clone(), to).map_err(fail)?;
     let closer = LogCloser { operations: operations.clone(), closed };
-    Ok(OpenedLog { store: LogStore { shared, operations }, closer, pristine })
+    Ok(OpenedLog { store: LogStore { shared, operations }, closer, pristine: found.is_pristine() })
 }
 
 /// Reads every entry once: that all are there and none is damaged is found out now, not when one is needed.
-fn load(log: &RaftLog<Records>, cache_bytes: usize) -> Result<Window, String> {
-    let state = log.log_state();
+fn load(log: &dyn Engine, cache_bytes: usize) -> Result<Window, String> {
+    let marks = log.marks();
     let mut window = Window::new(cache_bytes);
-    window.vote = state.vote().map(Vote::from);
-    window.committed = state.committed().map(LogId::from);
-    let purged = state.purged().map(LogId::from);
+    window.vote = marks.vote.as_ref().map(Vote::from);
+    window.committed = marks.committed.as_ref().map(LogId::from);
+    let purged = marks.purged.as_ref().map(LogId::from);
     if let Some(purged) = purged {
         window.purge(purged);
     }
     let mut next = purged.map_or(0, |id| id.index + 1);
-    for item in log.read(0, u64::MAX) {
+    for item in log.read(0..u64::MAX) {
         let (id, payload) = item.map_err(|e| e.to_string())?;
         if id.index != next {
             return Err(format!("entry {next} is missing; the one after the gap is {}", id.index));
@@ -182,7 +183,7 @@ fn load(log: &RaftLog<Records>, cache_bytes: usize) -> Result<Window, String> {
         next = id.index + 1;
         window.written_below(next);
     }
-    let last = state.last().map(LogId::from);
+    let last = marks.last.as_ref().map(LogId::from);
     if window.last != last {
         return Err(format!("the entries end at {:?}, but the log's own mark is {last:?}", window.last));
     }
@@ -207,6 +208,11 @@ fn bounds(range: impl RangeBounds<u64>) -> Range<u64> {
 }
 
 impl LogReader {
+    /// The vote as it was last handed over to be saved, whether it is on disk yet or not.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.window().vote
+    }
+
     /// The entries of a range that the log holds: all of them, or a first part of at least one and about `bytes_max`.
     async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let part = self.shared.window().part(range, bytes_max);
@@ -266,6 +272,10 @@ impl RaftLogReader<Group> for LogReader {
 }
 
 impl LogStore {
+    pub(crate) fn reader(&self) -> LogReader {
+        LogReader { shared: self.shared.clone() }
+    }
+
     fn hand_over(&self, operation: Operation) -> io::Result<()> {
         self.operations.send(operation).map_err(|_| io::Error::other("the log is closed"))
     }
@@ -287,7 +297,7 @@ impl RaftLogStorage<Group> for LogStore {
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
-        LogReader { shared: self.shared.clone() }
+        self.reader()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
@@ -335,7 +345,9 @@ impl RaftLogStorage<Group> for LogStore {
     }
 }
 
-/// Where the log of a data directory lives.
-pub(crate) fn dir_in(data_dir: &Path) -> PathBuf {
-    data_dir.join("log")
+/// Where the log of a data directory lives: a directory of its own for each engine, so that none ever opens another's.
+pub(crate) fn dir_in(data_dir: &Path, kind: LogEngine) -> PathBuf {
+    data_dir.join(match kind {
+        LogEngine::RaftLog => "log",
+    })
 }

@@ -58,7 +58,7 @@ impl raft_log::Callback for Flushed {
 
 /// Orders as openraft's log ids do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct DiskLogId {
+pub(crate) struct DiskLogId {
     pub(super) term: u64,
     pub(super) node: u64,
     pub(super) index: u64,
@@ -98,7 +98,7 @@ impl Decode for DiskLogId {
 
 /// Orders as openraft's votes do: by leader, then granted before committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-pub(super) struct DiskVote {
+pub(crate) struct DiskVote {
     term: u64,
     node: u64,
     committed: bool,
@@ -162,13 +162,13 @@ impl Decode for Owner {
 
 /// An entry without its id. The bytes of a proposal are shared with it, not copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DiskPayload {
+pub(crate) struct DiskPayload {
     kind: u8,
     data: Bytes,
 }
 
 impl DiskPayload {
-    pub(super) fn of(entry: &Entry) -> DiskPayload {
+    pub(crate) fn of(entry: &Entry) -> DiskPayload {
         match &entry.payload {
             EntryPayload::Blank => DiskPayload { kind: BLANK, data: Bytes::new() },
             EntryPayload::Normal(data) => DiskPayload { kind: NORMAL, data: data.0.clone() },

@@ -25,23 +25,13 @@ use raft_log::RaftLogRecord;
 use raft_log::codeq::Decode;
 use tracing::warn;
 
+use super::engine::RecoveryError;
 use super::record::{HEAD_BYTES, LOG_ID_BYTES, Records, VOTE_BYTES, length_in_head};
 
 const TYPE_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 8;
 const SECTOR_BYTES: usize = 512;
 const TYPES: u32 = 6;
-
-/// What is wrong with a log, for the operator.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecoveryError {
-    /// Damage.
-    #[error("{file} is damaged at byte {offset}: {what}")]
-    Damaged { file: PathBuf, offset: u64, what: String },
-    /// The disk refused.
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-}
 
 /// Prepares the files of `dir` for `raft-log`. Returns how many bytes were cut.
 pub(super) fn prepare(dir: &Path) -> Result<u64, RecoveryError> {

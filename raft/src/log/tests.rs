@@ -18,8 +18,9 @@ use crate::apply::{Applier, Progress};
 use crate::counters::Counting;
 use crate::entry::{Data, Entry, Group, LeaderId, LogId, Vote};
 use crate::machine::{Frozen, StateMachine};
-use crate::settings::Limits;
+use crate::settings::{Limits, LogEngine};
 use crate::snapshot::Snapshots;
+use crate::space::Watch;
 
 const OWNER: Owner = Owner { id: 1, nonce: 7 };
 
@@ -28,15 +29,22 @@ fn limits() -> Limits {
     Limits { log_chunk_bytes: 2048, log_cache_bytes: 2048, ..Limits::default() }
 }
 
+fn space(dir: &Path) -> Arc<Watch> {
+    Arc::new(Watch::new(dir, 0))
+}
+
 fn opened(dir: &Path, create: bool) -> Result<(LogStore, LogCloser), RecoveryError> {
-    let opened = open(dir, OWNER, create, &limits(), Arc::default())?;
+    std::fs::create_dir_all(super::dir_in(dir, LogEngine::RaftLog)).unwrap();
+    let opened = open(dir, LogEngine::RaftLog, OWNER, create, &limits(), (Arc::default(), space(dir)))?;
     Ok((opened.store, opened.closer))
 }
 
 struct Nothing;
 
 impl StateMachine for Nothing {
-    fn apply(&self, _: u64, _: &[u8], _: Option<&mut Vec<u8>>) {}
+    fn apply(&self, _: u64, _: &[u8], _: Option<&mut Vec<u8>>) -> io::Result<()> {
+        Ok(())
+    }
 
     fn applied(&self, _: u64) {}
 
@@ -60,11 +68,10 @@ struct Builder;
 impl StoreBuilder<Group, LogStore, Applier, (TempDir, LogCloser)> for Builder {
     async fn build(&self) -> Result<((TempDir, LogCloser), LogStore, Applier), StorageError<Group>> {
         let dir = tempfile::tempdir().unwrap();
-        let (log, snapshots) = (dir.path().join("log"), dir.path().join("snapshots"));
-        std::fs::create_dir(&log).unwrap();
+        let snapshots = dir.path().join("snapshots");
         std::fs::create_dir(&snapshots).unwrap();
-        let (store, closer) = opened(&log, true).unwrap();
-        let snapshots = Arc::new(Snapshots::open(&snapshots).unwrap());
+        let (store, closer) = opened(dir.path(), true).unwrap();
+        let snapshots = Arc::new(Snapshots::open(&snapshots, space(dir.path())).unwrap());
         let counting = Arc::new(Counting::default());
         let applier =
             Applier::new("test".to_owned(), Arc::new(Nothing), snapshots, Arc::new(Progress::new()), counting);
@@ -264,15 +271,21 @@ async fn read_back(dir: &Path) -> Result<Vec<Entry>, RecoveryError> {
     Ok(entries)
 }
 
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    super::recovery::chunks(&super::dir_in(dir, LogEngine::RaftLog)).unwrap()
+}
+
 /// Copies a log to a directory of its own, and changes one file there.
 fn with_change(from: &Path, file: usize, change: impl Fn(&mut Vec<u8>)) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for (nth, path) in super::recovery::chunks(from).unwrap().into_iter().enumerate() {
+    for (nth, path) in files(from).into_iter().enumerate() {
         let mut bytes = std::fs::read(&path).unwrap();
         if nth == file {
             change(&mut bytes);
         }
-        std::fs::write(copy.path().join(path.file_name().unwrap()), bytes).unwrap();
+        let to = copy.path().join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::write(to, bytes).unwrap();
     }
     copy
 }
@@ -283,7 +296,7 @@ async fn a_torn_last_record_is_cut_and_nothing_else() {
     written(dir.path(), 40).await;
     let all = read_back(dir.path()).await.unwrap();
     assert_eq!(all.len(), 40);
-    let files = super::recovery::chunks(dir.path()).unwrap();
+    let files = files(dir.path());
     assert!(files.len() >= 3);
     let newest = files.len() - 1;
     let size = std::fs::metadata(&files[newest]).unwrap().len() as usize;
@@ -308,7 +321,7 @@ async fn a_flipped_bit_never_changes_what_is_read() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 40).await;
     let all = read_back(dir.path()).await.unwrap();
-    let files = super::recovery::chunks(dir.path()).unwrap();
+    let files = files(dir.path());
     for (nth, file) in files.iter().enumerate() {
         let size = std::fs::metadata(file).unwrap().len() as usize;
         let last_record = size - (4 + 24 + 9 + 100 + 8);
@@ -331,10 +344,10 @@ async fn a_flipped_bit_never_changes_what_is_read() {
 async fn missing_files_are_noticed() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 60).await;
-    let files = super::recovery::chunks(dir.path()).unwrap();
+    let files = files(dir.path());
     for missing in &files[..files.len() - 1] {
         let copy = with_change(dir.path(), usize::MAX, |_| {});
-        std::fs::remove_file(copy.path().join(missing.file_name().unwrap())).unwrap();
+        std::fs::remove_file(copy.path().join(missing.strip_prefix(dir.path()).unwrap())).unwrap();
         let refused = read_back(copy.path()).await.unwrap_err();
         assert!(matches!(refused, RecoveryError::Damaged { .. }), "{refused}");
     }
@@ -351,7 +364,9 @@ async fn a_log_opens_for_its_owner_only_and_once() {
     closer.close().await;
     drop(store);
     let stranger = Owner { id: 2, nonce: 7 };
-    let refused = open(dir.path(), stranger, false, &limits(), Arc::default()).map(drop).unwrap_err();
+    let refused = open(dir.path(), LogEngine::RaftLog, stranger, false, &limits(), (Arc::default(), space(dir.path())))
+        .map(drop)
+        .unwrap_err();
     assert!(matches!(refused, RecoveryError::Damaged { .. }), "{refused}");
 }
 
@@ -362,13 +377,13 @@ async fn purged_files_are_removed_also_those_of_votes_alone() {
     for index in 0..200 {
         append(&mut store, vec![entry(id(1, index), 100)]).await;
     }
-    let before = super::recovery::chunks(dir.path()).unwrap().len();
+    let before = files(dir.path()).len();
     store.purge(id(1, 199)).await.unwrap();
     for term in 2..100 {
         store.save_vote(&vote(term, 1, false)).await.unwrap();
     }
     closer.close().await;
-    let after = super::recovery::chunks(dir.path()).unwrap().len();
+    let after = files(dir.path()).len();
     assert!(before > 10 && after <= 3, "{before} files before, {after} after");
     assert!(read_back(dir.path()).await.unwrap().is_empty());
 }

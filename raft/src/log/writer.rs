@@ -6,20 +6,19 @@
 //! the first error nothing is tried again on these files: every later caller gets an error, and the process must end.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 
 use openraft::storage::IOFlushed;
-use raft_log::RaftLog;
-use raft_log::api::raft_log_writer::RaftLogWriter;
 use tokio::sync::oneshot;
 use tracing::error;
 
 use super::Shared;
-use super::record::{DiskLogId, DiskPayload, DiskVote, Flushed, Records};
+use super::engine::{Engine, Record};
+use super::record::{DiskLogId, DiskPayload, DiskVote};
 use crate::entry::Group;
+use crate::failure::of_disk;
 
 /// Operations written together, so that no flush grows without bound.
 const BATCH_OPERATIONS_MAX: usize = 4096;
@@ -94,23 +93,53 @@ struct Batch {
 
 impl Writer {
     fn run(mut self) {
-        while let Ok(first) = self.queue.recv() {
+        loop {
+            let first = match self.next() {
+                Ok(Some(first)) => first,
+                Ok(None) => return,
+                Err(e) => return self.end(&e),
+            };
             let mut batch = Batch::default();
             let outcome = self.write(first, &mut batch);
             if let Err(e) = &outcome {
-                error!(error = %e, "the log can't be written; this node must end");
-                self.shared.counters.fail(e);
+                error!(dir = %self.shared.dir.display(), error = %e, "the log can't be written; this node must end");
+                self.shared.counters.fail(&of_disk(&self.shared.dir, e));
             }
             for waiting in batch.waiting {
                 waiting.tell(&outcome);
             }
-            if let Err(e) = outcome {
-                return self.refuse(&e);
-            }
-            if batch.close {
-                return;
+            // Also under load, so that what is left to tidy does not grow.
+            match outcome.and_then(|()| self.tidy()) {
+                Err(e) => return self.end(&e),
+                Ok(_) if batch.close => return,
+                Ok(_) => {}
             }
         }
+    }
+
+    /// The next operation; `None` when there will be none. While it is awaited, the engine tidies up in small steps.
+    fn next(&self) -> io::Result<Option<Operation>> {
+        loop {
+            match self.queue.try_recv() {
+                Ok(operation) => return Ok(Some(operation)),
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) if self.tidy()? => {}
+                Err(TryRecvError::Empty) => return Ok(self.queue.recv().ok()),
+            }
+        }
+    }
+
+    /// Takes one step; returns whether there is more to do.
+    fn tidy(&self) -> io::Result<bool> {
+        let mut engine = self.shared.engine.lock().expect("the engine's lock is never poisoned");
+        engine.as_mut().map_or(Ok(false), |log| log.tidy())
+    }
+
+    /// Ends this log after an error.
+    fn end(&self, error: &io::Error) {
+        error!(%error, "the log can't be written; this node must end");
+        self.shared.counters.fail(error);
+        self.refuse(error);
     }
 
     /// Answers everything with the error that ended this log.
@@ -130,6 +159,11 @@ impl Writer {
 
     fn write(&mut self, first: Operation, batch: &mut Batch) -> io::Result<()> {
         let shared = self.shared.clone();
+        // Entries wait here until there is space for them; nothing of ours is locked meanwhile.
+        let room = match &first {
+            Operation::Append(_, bytes, _) => shared.space.hold(*bytes as u64),
+            _ => shared.space.room(),
+        };
         let mut engine = shared.engine.lock().expect("the engine's lock is never poisoned");
         let Some(log) = engine.as_mut() else {
             return Err(io::Error::other("the log is closed"));
@@ -138,19 +172,19 @@ impl Writer {
         let mut failed = Ok(());
         while let Some(operation) = next {
             // After an error the rest of the batch is only collected, to be answered.
-            let written = self.write_one(log, operation, batch);
+            let written = self.write_one(log.as_mut(), operation, batch);
             failed = failed.and(written);
-            let full = batch.operations >= BATCH_OPERATIONS_MAX || batch.bytes >= BATCH_BYTES_MAX || batch.close;
+            let bytes_max = (BATCH_BYTES_MAX as u64).min(room);
+            let full = batch.operations >= BATCH_OPERATIONS_MAX || batch.bytes as u64 >= bytes_max || batch.close;
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         failed?;
         let began = Instant::now();
-        let (to, flushed) = sync_channel(1);
-        log.flush(batch.must_sync, Some(Flushed(to)))?;
-        let on_disk = log.on_disk_size();
+        let flushing = log.flush(batch.must_sync)?;
+        let on_disk = log.on_disk_bytes();
         // Readers of old entries may come in while the disk works.
         drop(engine);
-        flushed.recv().unwrap_or_else(|_| Err(io::Error::other("the log's flush thread ended")))?;
+        flushing()?;
         if batch.must_sync {
             shared.counters.synced(began.elapsed(), batch.entries, on_disk);
         }
@@ -158,13 +192,13 @@ impl Writer {
         Ok(())
     }
 
-    fn write_one(&mut self, log: &mut RaftLog<Records>, operation: Operation, batch: &mut Batch) -> io::Result<()> {
+    fn write_one(&mut self, log: &mut dyn Engine, operation: Operation, batch: &mut Batch) -> io::Result<()> {
         batch.operations += 1;
         match operation {
             Operation::Vote(vote, to) => {
                 batch.waiting.push(Waiting::Caller(to));
                 batch.must_sync = true;
-                log.save_vote(vote)?;
+                log.write(Record::Vote(vote))?;
             }
             Operation::Append(entries, bytes, callback) => {
                 batch.waiting.push(Waiting::Append(callback));
@@ -172,7 +206,7 @@ impl Writer {
                 batch.bytes += bytes;
                 batch.entries += entries.len() as u64;
                 let next = entries.last().map(|(id, _)| id.index + 1);
-                log.append(entries)?;
+                log.write(Record::Append(entries))?;
                 self.written = next.unwrap_or(self.written);
             }
             Operation::TruncateAfter(keep, to) => {
@@ -189,9 +223,9 @@ impl Writer {
             }
             Operation::Committed(id) => {
                 // The mark only shortens a restart. It must not run ahead of the entries.
-                let state = log.log_state();
-                if Some(&id) <= state.last() && Some(&id) > state.committed() {
-                    log.commit(id)?;
+                let marks = log.marks();
+                if Some(id) <= marks.last && Some(id) > marks.committed {
+                    log.write(Record::Committed(id))?;
                 }
             }
             Operation::Close => {
@@ -207,44 +241,29 @@ impl Writer {
     }
 }
 
-fn next_index(id: Option<&DiskLogId>) -> u64 {
+fn next_index(id: Option<DiskLogId>) -> u64 {
     id.map_or(0, |id| id.index + 1)
 }
 
-fn truncate_after(log: &mut RaftLog<Records>, keep: Option<DiskLogId>) -> io::Result<()> {
-    let state = log.log_state();
-    let next = next_index(keep.as_ref()).max(next_index(state.purged()));
-    if next < next_index(state.last()) {
-        log.truncate(next)?;
+fn truncate_after(log: &mut dyn Engine, keep: Option<DiskLogId>) -> io::Result<()> {
+    let marks = log.marks();
+    let next = next_index(keep).max(next_index(marks.purged));
+    if next < next_index(marks.last) {
+        log.write(Record::TruncateFrom(next))?;
     }
     Ok(())
 }
 
 /// Purges up to and including `upto`. After an installed snapshot that may lie beyond the last entry; entries of a later
 /// term than the snapshot's last are then left-overs of a leader that never got a majority, and go too.
-fn purge(log: &mut RaftLog<Records>, upto: DiskLogId) -> io::Result<()> {
-    let state = log.log_state();
-    let leftover = state.last().is_some_and(|last| last.index <= upto.index && *last > upto);
+fn purge(log: &mut dyn Engine, upto: DiskLogId) -> io::Result<()> {
+    let marks = log.marks();
+    let leftover = marks.last.is_some_and(|last| last.index <= upto.index && last > upto);
     if leftover {
-        let keep = state.committed().max(state.purged()).copied();
-        truncate_after(log, keep)?;
+        truncate_after(log, marks.committed.max(marks.purged))?;
     }
-    log.purge(upto)?;
+    if Some(upto.index) > marks.purged.map(|purged| purged.index) {
+        log.write(Record::PurgeUpto(upto))?;
+    }
     Ok(())
-}
-
-/// Opens the engine on prepared files.
-pub(super) fn open(dir: &Path, chunk_bytes: usize, gather: std::time::Duration) -> io::Result<RaftLog<Records>> {
-    let dir = dir.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))?;
-    let mut config = raft_log::Config::new(dir);
-    config.wal.chunk_max_size = Some(chunk_bytes);
-    config.wal.flush_batch_wait = Some(gather);
-    // The default reserves 64 MiB for every file that is replayed.
-    config.wal.read_buffer_size = Some(1024 * 1024);
-    // Torn writes were cut before (see `recovery`); whatever the engine can't read now is damage.
-    config.wal.truncate_incomplete_record = Some(false);
-    // The window is the cache. The engine keeps what its newest file holds in any case.
-    config.log_cache_max_items = Some(0);
-    config.log_cache_capacity = Some(0);
-    RaftLog::open(Arc::new(config))
 }

@@ -6,8 +6,8 @@
 //! acceptor:   frame(greeting)           welcome, or why not; then the stream is closed
 //! both:       frames, as the purpose has it
 //! ```
-//! A frame is a length (u32 LE) and as many bytes of postcard. A hello begins with a version byte, which is raised with
-//! every change of any message: there is no other negotiation. Requests carry a number that their answers repeat, so
+//! A frame is a length (u32 LE) and as many bytes of postcard. A hello begins with a byte for its own form, and says which
+//! versions of the messages its sender speaks; the greeting names the one that is spoken from there on. Requests carry a number that their answers repeat, so
 //! that the answer to a request given up earlier is told from the one that is waited for.
 
 use std::collections::BTreeSet;
@@ -23,14 +23,17 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::entry::{Group, SnapshotMeta, Vote};
-use crate::settings::{Addresses, Limits, NodeId};
+use crate::settings::{Addresses, Formats, Limits, NodeId};
+use crate::space::Space;
 use crate::stream::Stream;
 
 /// The first bytes of every connection between members, written by the connector.
 pub const PREAMBLE: &[u8; 5] = b"SWBR\x01";
 
-/// The version of every message here.
-const VERSION: u8 = 1;
+/// The form of a hello. It is raised only if the fields that lead to a common version change.
+const HELLO_FORM: u8 = 2;
+/// The versions of the messages after the greeting that this crate speaks, oldest and newest.
+pub(crate) const SPEAKS: (u8, u8) = (1, 1);
 
 pub(crate) type Wire = Framed<Box<dyn Stream>, LengthDelimitedCodec>;
 
@@ -61,12 +64,19 @@ pub(crate) struct Hello {
     /// The nonce that the connector's membership has for the acceptor; 0 if it has none.
     pub(crate) to_nonce: u64,
     pub(crate) purpose: Purpose,
+    /// The oldest and the newest version of the messages that the connector speaks.
+    pub(crate) speaks: (u8, u8),
+    /// What the connector's application reads and writes.
+    pub(crate) formats: Formats,
 }
 
 /// The answer to a hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Greeting {
-    Welcome,
+    /// The messages that follow are of this version.
+    Welcome {
+        version: u8,
+    },
     Refused(Refusal),
 }
 
@@ -75,8 +85,14 @@ pub(crate) enum Greeting {
 pub(crate) enum Refusal {
     #[error("it does not speak this protocol")]
     Garbage,
-    #[error("it speaks version {theirs} of the protocol, this member speaks {ours}")]
-    Version { theirs: u8, ours: u8 },
+    #[error("its hello has form {theirs}, this member knows form {ours}; run releases that follow each other")]
+    HelloForm { theirs: u8, ours: u8 },
+    #[error("it speaks versions {theirs:?} of the protocol, this member {ours:?}; run releases that follow each other")]
+    Version { theirs: (u8, u8), ours: (u8, u8) },
+    #[error(
+        "it writes entries of form {writes}, this member reads forms {oldest} to {newest}; upgrade this member first"
+    )]
+    Format { writes: u8, oldest: u8, newest: u8 },
     #[error("it belongs to cluster {theirs:?}, this member to {ours:?}")]
     Cluster { theirs: String, ours: String },
     #[error("it looks for node {wanted}, this is node {here}")]
@@ -90,17 +106,26 @@ pub(crate) enum Refusal {
     Impostor(NodeId),
     #[error("too many streams of this kind are open")]
     Busy,
+    #[error("{free} bytes are free in {dir}: it takes no entries until there is space; free some there", free = .0.free, dir = .0.dir.display())]
+    NoSpace(Space),
+}
+
+/// The newest version of the messages that both sides speak.
+pub(crate) fn common_version(theirs: (u8, u8)) -> Result<u8, Refusal> {
+    let newest = theirs.1.min(SPEAKS.1);
+    let spoken = newest >= theirs.0.max(SPEAKS.0);
+    spoken.then_some(newest).ok_or(Refusal::Version { theirs, ours: SPEAKS })
 }
 
 impl Hello {
     pub(crate) fn encode(&self) -> Bytes {
-        postcard::to_extend(self, vec![VERSION]).expect("a hello is plain data").into()
+        postcard::to_extend(self, vec![HELLO_FORM]).expect("a hello is plain data").into()
     }
 
     pub(crate) fn decode(frame: &[u8]) -> Result<Hello, Refusal> {
         match frame {
-            [VERSION, hello @ ..] => postcard::from_bytes(hello).map_err(|_| Refusal::Garbage),
-            [theirs, ..] => Err(Refusal::Version { theirs: *theirs, ours: VERSION }),
+            [HELLO_FORM, hello @ ..] => postcard::from_bytes(hello).map_err(|_| Refusal::Garbage),
+            [theirs, ..] => Err(Refusal::HelloForm { theirs: *theirs, ours: HELLO_FORM }),
             [] => Err(Refusal::Garbage),
         }
     }
@@ -116,7 +141,14 @@ pub(crate) enum AppendAsk {
 }
 
 /// `Append` and `Heartbeat`, back: one for each request, in order.
-pub(crate) type AppendAnswer = (u64, StreamAppendResult<Group>);
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(crate) struct AppendAnswer {
+    pub(crate) number: u64,
+    /// The space that is left to the acceptor, if it is short of it.
+    pub(crate) short: Option<Space>,
+    pub(crate) result: StreamAppendResult<Group>,
+}
 
 /// `Vote`, to the acceptor.
 #[derive(Serialize, Deserialize)]

@@ -12,8 +12,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{self, Greeting, Hello, PREAMBLE, Purpose, Refusal, Wire};
+use crate::compaction::Behind;
 use crate::entry::Seat;
-use crate::settings::{Addresses, Limits, NodeId};
+use crate::settings::{Addresses, Formats, Limits, NodeId};
+use crate::short::Shortage;
 use crate::stream::Connect;
 
 /// Who this member is, for everything that connects.
@@ -23,8 +25,11 @@ pub(crate) struct Local {
     pub(crate) nonce: u64,
     pub(crate) advertise: Addresses,
     pub(crate) heartbeat: Duration,
+    pub(crate) formats: Formats,
     pub(crate) limits: Limits,
     pub(crate) connect: Arc<dyn Connect>,
+    pub(crate) shortage: Arc<Shortage>,
+    pub(crate) behind: Behind,
 }
 
 /// Why there is no connection.
@@ -51,12 +56,14 @@ impl Link {
         let address = &seat.addresses.peer;
         let greeted = timeout(local.limits.connect_within, Link::greet(local, to, seat, purpose));
         let unreachable = |source| LinkError::Unreachable { to, address: address.clone(), source };
+        let refused = |refusal| LinkError::Refused { to, address: address.clone(), refusal };
         match greeted.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)? {
-            (Greeting::Welcome, mut wire) => {
+            (Greeting::Welcome { version }, mut wire) => {
+                frame::common_version((version, version)).map_err(refused)?;
                 frame::allow_large(&mut wire, &local.limits);
                 Ok(Link { wire, next: 1, silent_since: None })
             }
-            (Greeting::Refused(refusal), _) => Err(LinkError::Refused { to, address: address.clone(), refusal }),
+            (Greeting::Refused(refusal), _) => Err(refused(refusal)),
         }
     }
 
@@ -71,6 +78,8 @@ impl Link {
             to,
             to_nonce: seat.nonce,
             purpose,
+            speaks: frame::SPEAKS,
+            formats: local.formats,
         };
         wire.send(hello.encode()).await?;
         let greeting = wire.next().await.ok_or(io::ErrorKind::UnexpectedEof)??;

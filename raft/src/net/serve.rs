@@ -16,15 +16,17 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::frame::{
-    self, AppendAsk, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal, SnapshotAnswer, SnapshotHead,
-    VoteAnswer, VoteAsk, Wire,
+    self, AppendAnswer, AppendAsk, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal, SnapshotAnswer,
+    SnapshotHead, VoteAnswer, VoteAsk, Wire,
 };
+use super::heartbeat::Heartbeats;
 use super::link::Local;
 use super::transfer;
-use crate::apply::Applier;
+use crate::apply::{self, Applier};
 use crate::counters::{Counting, count};
 use crate::entry::Group;
 use crate::founding::Founders;
+use crate::log::LogReader;
 use crate::reads::{LocalRounds, RoundError};
 use crate::snapshot::Snapshots;
 use crate::stream::Stream as PeerStream;
@@ -40,6 +42,7 @@ const SNAPSHOTS_AT_ONCE: usize = 2;
 pub(crate) struct Server {
     local: Arc<Local>,
     raft: OpenRaft,
+    log: LogReader,
     snapshots: Arc<Snapshots>,
     founders: Arc<Founders>,
     rounds: LocalRounds,
@@ -52,7 +55,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(
         local: Arc<Local>,
-        raft: OpenRaft,
+        (raft, log): (OpenRaft, LogReader),
         snapshots: Arc<Snapshots>,
         founders: Arc<Founders>,
         rounds: LocalRounds,
@@ -61,7 +64,7 @@ impl Server {
         let streams = Arc::new(Semaphore::new(local.limits.accepted_streams_max));
         let transfers = Semaphore::new(SNAPSHOTS_AT_ONCE);
         let refusals = Mutex::default();
-        Server { local, raft, snapshots, founders, rounds, counting, streams, transfers, refusals }
+        Server { local, raft, log, snapshots, founders, rounds, counting, streams, transfers, refusals }
     }
 
     /// Serves one stream in a task of its own. Above the limit of streams it is closed unread.
@@ -100,14 +103,15 @@ impl Server {
             Some(Err(e)) if e.kind() == io::ErrorKind::InvalidData => Err(Refusal::Garbage),
             Some(frame) => Hello::decode(&frame?),
         };
-        let hello = match hello.and_then(|hello| self.check(&hello).map(|()| hello)) {
-            Ok(hello) => hello,
+        let (hello, version) = match hello.and_then(|hello| self.check(&hello).map(|version| (hello, version))) {
+            Ok(greeted) => greeted,
             Err(refusal) => return self.refuse(&mut wire, refusal).await,
         };
-        timeout(self.local.limits.hello_within, wire.send(frame::encode(&Greeting::Welcome)?)).await??;
+        timeout(self.local.limits.hello_within, wire.send(frame::encode(&Greeting::Welcome { version })?)).await??;
         frame::allow_large(&mut wire, &self.local.limits);
         match hello.purpose {
-            Purpose::Append | Purpose::Heartbeat => self.serve_appends(wire).await,
+            Purpose::Append => self.serve_appends(wire).await,
+            Purpose::Heartbeat => Heartbeats::new(&self.raft, &self.log, &self.local).serve(wire).await,
             Purpose::Vote => self.serve_votes(wire).await,
             Purpose::Read => self.serve_reads(wire).await,
             Purpose::Snapshot => self.serve_snapshots(wire).await,
@@ -122,9 +126,11 @@ impl Server {
         Ok(())
     }
 
-    /// Whether this is a member of the same group that looks for this very node and data directory.
-    fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+    /// Whether this is a member of the same group that looks for this very node and data directory, and is understood.
+    /// Returns the version to speak.
+    fn check(&self, hello: &Hello) -> Result<u8, Refusal> {
         let local = &self.local;
+        let version = frame::common_version(hello.speaks)?;
         if hello.cluster != local.cluster {
             return Err(Refusal::Cluster { theirs: hello.cluster.clone(), ours: local.cluster.clone() });
         }
@@ -132,10 +138,20 @@ impl Server {
             return Err(Refusal::WrongNode { wanted: hello.to, here: local.id });
         }
         if hello.purpose == Purpose::Founding {
-            return Ok(());
+            return Ok(version);
+        }
+        let (reads, writes) = (local.formats, hello.formats.writes);
+        if !reads.read(writes) {
+            // Neither its entries nor its snapshots could be applied here, so it must not lead this member.
+            return Err(Refusal::Format { writes, oldest: reads.oldest, newest: reads.newest });
         }
         if hello.to_nonce != local.nonce {
             return Err(Refusal::OtherDirectory(local.id));
+        }
+        if hello.purpose == Purpose::Append
+            && let Some((_, space)) = local.shortage.exhausted()
+        {
+            return Err(Refusal::NoSpace(space));
         }
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
@@ -143,19 +159,20 @@ impl Server {
         if known.is_some_and(|seat| seat.nonce != hello.from_nonce) {
             return Err(Refusal::Impostor(hello.from));
         }
-        Ok(())
+        Ok(version)
     }
 
     async fn serve_appends(&self, wire: Wire) -> io::Result<()> {
         let (mut sink, stream) = wire.split();
         let (asked, mut numbers) = mpsc::unbounded_channel();
-        let requests = requests(stream, asked, self.local.limits.idle_max);
+        let requests = requests(stream, asked, self.local.clone());
         let mut answers = std::pin::pin!(self.raft.stream_append(requests));
         while let Some(answer) = answers.next().await {
             let answer = answer.map_err(io::Error::other)?;
             let number = numbers.recv().await.ok_or(io::ErrorKind::UnexpectedEof)?;
             let last = answer.is_err();
-            let sent = sink.send(frame::encode(&(number, answer))?);
+            let answer = AppendAnswer { number, short: self.local.shortage.tell(), result: answer };
+            let sent = sink.send(frame::encode(&answer)?);
             timeout(self.local.limits.idle_max, sent).await??;
             if last {
                 break;
@@ -223,7 +240,12 @@ impl Server {
     async fn take_snapshot(&self, wire: &mut Wire, head: SnapshotHead) -> io::Result<SnapshotResponse<Group>> {
         let began = Instant::now();
         let _one_of_few = self.transfers.try_acquire().map_err(|_| io::Error::other(Refusal::Busy))?;
-        let file = transfer::receive(wire, &head, &self.snapshots, &self.local.limits).await?;
+        let blame = |error: io::Error| match error.kind() {
+            // It is refused, and comes again.
+            io::ErrorKind::StorageFull => error,
+            _ => apply::failed(&self.counting, &self.snapshots, error),
+        };
+        let file = transfer::receive(wire, &head, &self.snapshots, &self.local.limits, blame).await?;
         let snapshot = alias::SnapshotOf::<Group, _> { meta: head.meta, snapshot: file };
         let installed = self.raft.install_full_snapshot(head.vote, snapshot).await.map_err(io::Error::other)?;
         self.counting.snapshots_installed.add(began.elapsed());
@@ -243,21 +265,22 @@ impl Server {
     }
 }
 
-/// The requests of a stream, for openraft; their numbers are noted on the way. Ends with the stream, on garbage, and when
-/// the other side has been silent for too long.
+/// The requests of a stream, for openraft; their numbers are noted on the way. Ends with the stream, on garbage, when the
+/// other side has been silent for too long, and when there is no space for entries.
 fn requests(
     stream: impl Stream<Item = io::Result<bytes::BytesMut>> + Send + Unpin + 'static,
     asked: mpsc::UnboundedSender<u64>,
-    idle_max: std::time::Duration,
+    local: Arc<Local>,
 ) -> impl Stream<Item = AppendEntriesRequest<Group>> + Send + 'static {
-    stream::unfold((stream, asked), move |(mut stream, asked)| async move {
+    stream::unfold((stream, asked, local), move |(mut stream, asked, local)| async move {
         loop {
-            let frame = timeout(idle_max, stream.next()).await.ok()??.ok()?;
+            let frame = timeout(local.limits.idle_max, stream.next()).await.ok()??.ok()?;
             match frame::decode(&frame) {
                 Ok(AppendAsk::Ping) => {}
+                Ok(AppendAsk::Append(..)) if local.shortage.exhausted().is_some() => return None,
                 Ok(AppendAsk::Append(number, request)) => {
                     asked.send(number).ok()?;
-                    return Some((request, (stream, asked)));
+                    return Some((request, (stream, asked, local)));
                 }
                 Err(e) => {
                     warn!(error = %e, "a peer sent an append that can't be read");

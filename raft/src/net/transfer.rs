@@ -66,14 +66,16 @@ async fn read_chunk(snapshot: &SnapshotFile, at: u64, bytes_max: usize) -> io::R
     read.await.map_err(io::Error::other)?
 }
 
-/// Receives a snapshot into a file of its own, synced and checked, but not yet installed.
+/// Receives a snapshot into a file of its own, synced and checked, but not yet installed. `blame` sees the errors of the
+/// own disk, and no other.
 pub(super) async fn receive(
     wire: &mut Wire,
     head: &SnapshotHead,
     snapshots: &Snapshots,
     limits: &Limits,
+    blame: impl Fn(io::Error) -> io::Error,
 ) -> io::Result<SnapshotFile> {
-    let mut incoming = snapshots.receive()?;
+    let mut incoming = snapshots.receive(head.bytes).map_err(&blame)?;
     let mut received = 0;
     while received < head.bytes {
         let frame = timeout(limits.idle_max, wire.next()).await.map_err(|_| io::ErrorKind::TimedOut)?;
@@ -87,9 +89,10 @@ pub(super) async fn receive(
         }
         received += chunk.len() as u64;
         let written = tokio::task::spawn_blocking(move || incoming.write(&chunk).map(|()| incoming));
-        incoming = written.await.map_err(io::Error::other)??;
+        incoming = written.await.map_err(io::Error::other)?.map_err(&blame)?;
     }
-    let finished = tokio::task::spawn_blocking(move || incoming.finish()).await.map_err(io::Error::other)??;
+    let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
+    let finished = finished.map_err(io::Error::other)?.map_err(&blame)?;
     same(&finished.head.meta, &head.meta)?;
     Ok(finished)
 }

@@ -18,8 +18,9 @@ use crate::entry::SnapshotMeta;
 use crate::roster::Roster;
 
 const MAGIC: &[u8; 7] = b"SWBSNAP";
-/// Changes with the form of the file.
+/// The form that is written. The one before is read, too; it had neither the cluster's name nor the SHA-256.
 pub(crate) const FORMAT: u8 = 3;
+const FORMER: u8 = 2;
 /// Bytes of one block. Its checksum is the finest grain at which damage is told.
 const BLOCK_BYTES: usize = 1024 * 1024;
 /// A membership of a thousand members is far below.
@@ -34,6 +35,23 @@ pub(crate) struct Head {
     pub(crate) roster: Roster,
 }
 
+/// The head of the former form.
+#[derive(Deserialize)]
+struct FormerHead {
+    meta: SnapshotMeta,
+    roster: Roster,
+}
+
+impl Head {
+    fn decode(format: u8, bytes: &[u8]) -> postcard::Result<Head> {
+        if format == FORMAT {
+            return postcard::from_bytes(bytes);
+        }
+        let FormerHead { meta, roster } = postcard::from_bytes(bytes)?;
+        Ok(Head { cluster: String::new(), meta, roster })
+    }
+}
+
 fn damaged(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
@@ -46,7 +64,7 @@ fn checksum(position: u64, bytes: &[u8]) -> u32 {
 }
 
 /// Writes the body of a snapshot in blocks.
-pub(super) struct BlockWriter<W> {
+pub(crate) struct BlockWriter<W> {
     to: W,
     block: Vec<u8>,
     position: u64,
@@ -55,7 +73,7 @@ pub(super) struct BlockWriter<W> {
 
 impl<W: Write> BlockWriter<W> {
     /// Writes the head.
-    pub(super) fn new(mut to: W, head: &Head) -> io::Result<BlockWriter<W>> {
+    pub(crate) fn new(mut to: W, head: &Head) -> io::Result<BlockWriter<W>> {
         let head = postcard::to_allocvec(head).map_err(io::Error::other)?;
         let length = u32::try_from(head.len()).ok().filter(|length| *length as usize <= HEAD_BYTES_MAX);
         let length =
@@ -80,7 +98,7 @@ impl<W: Write> BlockWriter<W> {
     }
 
     /// Writes what is left and the end, and gives back what was written to.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         if !self.block.is_empty() {
             self.write_block()?;
         }
@@ -110,8 +128,9 @@ impl<W: Write> Write for BlockWriter<W> {
 }
 
 /// Reads the body of a snapshot and checks every block before it passes anything on.
-pub(super) struct BlockReader<R> {
+pub(crate) struct BlockReader<R> {
     from: R,
+    format: u8,
     block: Vec<u8>,
     read: usize,
     position: u64,
@@ -122,16 +141,17 @@ pub(super) struct BlockReader<R> {
 
 impl<R: Read> BlockReader<R> {
     /// Reads the head.
-    pub(super) fn new(mut from: R) -> io::Result<(BlockReader<R>, Head)> {
+    pub(crate) fn new(mut from: R) -> io::Result<(BlockReader<R>, Head)> {
         let mut magic = [0; 8];
         from.read_exact(&mut magic).map_err(|e| ends_early(&e, "its first bytes"))?;
-        match magic.strip_prefix(MAGIC) {
-            Some([FORMAT]) => {}
+        let format = match magic.strip_prefix(MAGIC) {
+            Some([format @ (FORMER | FORMAT)]) => *format,
             Some([format]) => {
-                return Err(damaged(format!("it is a snapshot of format {format}; this version reads {FORMAT}")));
+                let why = format!("it is a snapshot of format {format}; this version reads {FORMER} and {FORMAT}");
+                return Err(damaged(why));
             }
             _ => return Err(damaged("it is no snapshot")),
-        }
+        };
         let (length, sum) = read_head(&mut from).map_err(|e| ends_early(&e, "its head"))?;
         if length > HEAD_BYTES_MAX {
             return Err(damaged("the head is damaged"));
@@ -141,14 +161,14 @@ impl<R: Read> BlockReader<R> {
         if checksum(0, &head) != sum {
             return Err(damaged("the head is damaged"));
         }
-        let head = postcard::from_bytes(&head).map_err(|e| damaged(format!("the head can't be read: {e}")))?;
+        let head = Head::decode(format, &head).map_err(|e| damaged(format!("the head can't be read: {e}")))?;
         let (block, sha) = (Vec::new(), Sha256::new());
-        Ok((BlockReader { from, block, read: 0, position: 0, sha, ended: None }, head))
+        Ok((BlockReader { from, format, block, read: 0, position: 0, sha, ended: None }, head))
     }
 
     /// Reads on to the end, which also checks that nothing was left over by the reader and nothing is missing. Returns the
     /// SHA-256 of the state.
-    pub(super) fn finish(mut self) -> io::Result<[u8; 32]> {
+    pub(crate) fn finish(mut self) -> io::Result<[u8; 32]> {
         let unread = || damaged("the application left a part of it unread");
         if self.read < self.block.len() {
             return Err(unread());
@@ -165,7 +185,7 @@ impl<R: Read> BlockReader<R> {
     }
 
     /// Checks every block without using it.
-    pub(super) fn verify(mut self) -> io::Result<()> {
+    pub(crate) fn verify(mut self) -> io::Result<()> {
         while self.ended.is_none() {
             self.next_block()?;
         }
@@ -178,11 +198,12 @@ impl<R: Read> BlockReader<R> {
         let (length, sum) = read_head(&mut self.from).map_err(cut)?;
         self.read = 0;
         if length == 0 {
-            let mut end = [0; 8 + 32];
+            let mut end = vec![0; if self.format == FORMAT { 8 + 32 } else { 8 }];
             self.from.read_exact(&mut end).map_err(cut)?;
             let sha = self.sha.finalize_reset();
             let (total, stored) = end.split_at(8);
-            if checksum(u64::MAX, &end) != sum || total != self.position.to_le_bytes() || stored != &sha[..] {
+            let same = stored.is_empty() || stored == &sha[..];
+            if checksum(u64::MAX, &end) != sum || total != self.position.to_le_bytes() || !same {
                 return Err(damaged(format!("the end, after {position} bytes of state, does not fit the blocks")));
             }
             self.block.clear();

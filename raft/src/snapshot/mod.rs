@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use self::file::{BlockReader, BlockWriter};
-pub(crate) use self::file::{FORMAT, Head};
+pub(crate) use self::file::{BlockReader, BlockWriter, FORMAT, Head};
 use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};
+use crate::space::Watch;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -107,13 +107,16 @@ impl io::Read for Positioned {
 
 /// The snapshots of one data directory.
 pub(crate) struct Snapshots {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
+    /// Snapshots stop before they use up what is kept free.
+    pub(crate) space: Arc<Watch>,
     current: Mutex<Option<SnapshotFile>>,
     names: AtomicU64,
 }
 
 /// A snapshot being received.
 pub(crate) struct Incoming {
+    space: Arc<Watch>,
     file: File,
     path: PathBuf,
     temporary: Temporary,
@@ -124,7 +127,7 @@ impl Snapshots {
     ///
     /// The newest one counts or nothing does: the log behind an older one is purged. Every block of it is checked, so
     /// that damage is told apart from an application that can't read its own state.
-    pub(crate) fn open(dir: &Path) -> io::Result<Snapshots> {
+    pub(crate) fn open(dir: &Path, space: Arc<Watch>) -> io::Result<Snapshots> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
@@ -144,7 +147,7 @@ impl Snapshots {
         if let Some(snapshot) = &current {
             snapshot.verify().map_err(|e| named(&snapshot.path, &e))?;
         }
-        Ok(Snapshots { dir: dir.to_owned(), current: Mutex::new(current), names: AtomicU64::new(0) })
+        Ok(Snapshots { dir: dir.to_owned(), space, current: Mutex::new(current), names: AtomicU64::new(0) })
     }
 
     /// The newest snapshot.
@@ -163,7 +166,7 @@ impl Snapshots {
     /// Writes a frozen state to a file and makes it the current snapshot. Blocks until it is durable.
     pub(crate) fn write(&self, head: Head, frozen: &dyn Frozen) -> io::Result<SnapshotFile> {
         let temporary = Temporary(self.temporary());
-        let file = write_file(&temporary.0, &head, frozen)?;
+        let file = write_file(&temporary.0, &head, frozen, &self.space)?;
         let path = temporary.0.clone();
         let written = SnapshotFile { head, file: Arc::new(file), path, temporary: Some(Arc::new(temporary)) };
         self.install(&written)
@@ -190,18 +193,23 @@ impl Snapshots {
         Ok(installed)
     }
 
-    /// A file for a snapshot that another member sends.
-    pub(crate) fn receive(&self) -> io::Result<Incoming> {
+    /// A file for a snapshot of so many bytes that another member sends.
+    pub(crate) fn receive(&self, bytes: u64) -> io::Result<Incoming> {
+        if !self.space.spares(bytes) {
+            let (free, dir) = (self.space.seen().free, self.dir.display());
+            let what = format!("no space for a snapshot of {bytes} bytes in {dir}: {free} are free; free some there");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, what));
+        }
         let path = self.temporary();
         let file = create(&path)?;
-        Ok(Incoming { file, temporary: Temporary(path.clone()), path })
+        Ok(Incoming { space: self.space.clone(), file, temporary: Temporary(path.clone()), path })
     }
 }
 
 impl Incoming {
     /// Appends a chunk. Blocks.
     pub(crate) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.file.write_all(chunk)
+        self.space.careful(&mut self.file).write_all(chunk)
     }
 
     /// Syncs the file and checks every block of it. Blocks.
@@ -216,10 +224,11 @@ impl Incoming {
 }
 
 /// Writes a snapshot to a new file. Blocks until it is durable; its name is the caller's.
-pub(crate) fn write_file(path: &Path, head: &Head, frozen: &dyn Frozen) -> io::Result<File> {
-    let mut writer = BlockWriter::new(BufWriter::with_capacity(BUFFER_BYTES, create(path)?), head)?;
+pub(crate) fn write_file(path: &Path, head: &Head, frozen: &dyn Frozen, space: &Watch) -> io::Result<File> {
+    let file = BufWriter::with_capacity(BUFFER_BYTES, space.careful(create(path)?));
+    let mut writer = BlockWriter::new(file, head)?;
     frozen.write_to(&mut writer)?;
-    let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.into_inner();
     file.sync_all()?;
     Ok(file)
 }

@@ -140,7 +140,7 @@ async fn catches_up_by_log() {
 }
 
 /// Limits that make snapshots and purges frequent.
-fn small() -> Limits {
+pub(crate) fn small() -> Limits {
     Limits {
         log_chunk_bytes: 256 * 1024,
         log_cache_bytes: 128 * 1024,
@@ -160,14 +160,9 @@ async fn catches_up_by_snapshot_and_the_disk_comes_back() {
     let away = (1..=3).find(|id| *id != leader).unwrap();
     cluster.stop(away).await;
     // 4000 entries of 2 KiB over 1000 registers: 8 MiB of log, 2 MiB of state.
+    let last = cluster.fill(4000, 2048, 1000).await;
+    let leader = cluster.leader().await;
     let raft = cluster.raft(leader);
-    let mut last = 0;
-    for round in 0..8u16 {
-        let value = vec![round as u8; 2048];
-        let name = |i: u16| format!("r{}", (round * 500 + i) % 1000);
-        let proposals = (0..500).map(|i| raft.propose(set(&name(i), &value)));
-        last = join_all(proposals).await.into_iter().map(|proposed| proposed.unwrap().index).max().unwrap();
-    }
     until("the log is purged", || raft.status().purged.filter(|purged| *purged > last - 1000)).await;
     until("its files are gone", || (cluster.log_bytes_on_disk(leader) < 3 * 1024 * 1024).then_some(())).await;
     cluster.start(away).await;
@@ -273,4 +268,18 @@ async fn a_panic_of_the_application_ends_the_replica() {
     let reason = tokio::time::timeout(PATIENCE, raft.stopped()).await.unwrap();
     assert!(matches!(reason, FatalReason::Storage(_)), "{reason:?}");
     assert_eq!(raft.propose(set("x", "1")).await.unwrap_err(), ProposeError::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_application_while_it_is_frozen_ends_the_replica() {
+    let mut cluster = Cluster::new([1]);
+    cluster.start(1).await;
+    cluster.set("unfreezable", "").await;
+    let raft = cluster.raft(1);
+    let asking = raft.clone();
+    let asked = tokio::spawn(async move { asking.trigger_snapshot().await });
+    let reason = tokio::time::timeout(PATIENCE, raft.stopped()).await.unwrap();
+    assert!(matches!(&reason, FatalReason::Storage(why) if why.contains("panicked")), "{reason:?}");
+    tokio::time::timeout(PATIENCE, raft.shutdown()).await.expect("it can be shut down");
+    tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap().expect_err("there is no snapshot");
 }

@@ -11,3 +11,5 @@ mod measure;
 mod refusals;
 mod register;
 mod seed;
+mod transfer;
+mod upgrade;

@@ -8,14 +8,20 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Cluster, PATIENCE};
 
-/// A hello as it is on the wire: version, then cluster, from, its nonce, to, its nonce, purpose.
-fn hello(version: u8, cluster: &str, to: u64, to_nonce: u64, purpose: u8) -> Vec<u8> {
-    let fields = (cluster, 9u64, 1u64, to, to_nonce, purpose);
-    let mut bytes = vec![version];
+/// A hello as it is on the wire: its form, then cluster, from, its nonce, to, its nonce, purpose, the versions that it
+/// speaks, and the forms that it reads and writes.
+fn hello_of(form: u8, cluster: &str, to: (u64, u64), purpose: u8, speaks: (u8, u8), writes: u8) -> Vec<u8> {
+    let fields = (cluster, 9u64, 1u64, to.0, to.1, purpose, speaks, (1u8, writes, writes));
+    let mut bytes = vec![form];
     bytes.extend(postcard::to_allocvec(&fields).unwrap());
     bytes
 }
 
+fn hello(cluster: &str, to: u64, to_nonce: u64, purpose: u8) -> Vec<u8> {
+    hello_of(FORM, cluster, (to, to_nonce), purpose, (1, 1), 1)
+}
+
+const FORM: u8 = 2;
 const APPEND: u8 = 0;
 const FOUNDING: u8 = 5;
 
@@ -55,7 +61,8 @@ impl Visitor {
     }
 }
 
-const WELCOME: &[u8] = &[0];
+/// In version 1.
+const WELCOME: &[u8] = &[0, 1];
 
 /// The number of the reason in a refusal.
 fn reason(frame: &[u8]) -> u8 {
@@ -71,11 +78,13 @@ async fn strangers_are_refused_in_words() {
     cluster.set("x", "1").await;
     let cases = [
         (b"no protocol at all, just some text".to_vec(), 0, "garbage in a frame"),
-        (hello(200, "test", 1, 0, FOUNDING), 1, "another version"),
-        (hello(1, "other", 1, 0, FOUNDING), 2, "another cluster"),
-        (hello(1, "test", 2, 0, FOUNDING), 3, "another node"),
-        (hello(1, "test", 1, 12345, APPEND), 4, "another data directory"),
-        (hello(1, "test", 1, 0, APPEND), 4, "no data directory"),
+        (hello_of(200, "test", (1, 0), FOUNDING, (1, 1), 1), 1, "another form of hello"),
+        (hello_of(FORM, "test", (1, 0), FOUNDING, (2, 9), 1), 2, "only newer versions"),
+        (hello_of(FORM, "test", (1, 0), APPEND, (1, 9), 2), 3, "entries that can't be read"),
+        (hello("other", 1, 0, FOUNDING), 4, "another cluster"),
+        (hello("test", 2, 0, FOUNDING), 5, "another node"),
+        (hello("test", 1, 12345, APPEND), 6, "another data directory"),
+        (hello("test", 1, 0, APPEND), 6, "no data directory"),
     ];
     for (greeting, expected, what) in &cases {
         let mut visitor = Visitor::to(&cluster, 1).await;
@@ -103,14 +112,14 @@ async fn oversized_frames_and_garbage_end_a_stream_and_nothing_else() {
     assert_eq!(reason(&answer), 0);
     for garbage in [[0xff; 64].to_vec(), framed(&[0xff; 64]), framed(&[]), 100_000_000u32.to_le_bytes().to_vec()] {
         let mut greeted = Visitor::to(&cluster, 1).await;
-        greeted.send(&framed(&hello(1, "test", 1, 0, FOUNDING))).await;
+        greeted.send(&framed(&hello("test", 1, 0, FOUNDING))).await;
         assert_eq!(greeted.frame().await.unwrap(), WELCOME);
         greeted.send(&garbage).await;
         assert!(greeted.is_closed().await, "{garbage:?}");
     }
     // A half-sent frame, and then the end.
     let mut half = Visitor::to(&cluster, 1).await;
-    half.send(&framed(&hello(1, "test", 1, 0, FOUNDING))[..10]).await;
+    half.send(&framed(&hello("test", 1, 0, FOUNDING))[..10]).await;
     drop(half);
     cluster.set("x", "2").await;
 }
@@ -123,7 +132,7 @@ async fn streams_above_the_limit_are_closed() {
     let mut kept = Vec::new();
     for _ in 0..4 {
         let mut visitor = Visitor::to(&cluster, 1).await;
-        visitor.send(&framed(&hello(1, "test", 1, 0, FOUNDING))).await;
+        visitor.send(&framed(&hello("test", 1, 0, FOUNDING))).await;
         assert_eq!(visitor.frame().await.unwrap(), WELCOME);
         kept.push(visitor);
     }

@@ -57,16 +57,20 @@ impl State {
 }
 
 impl StateMachine for Registers {
-    fn apply(&self, index: u64, data: &[u8], reply: Option<&mut Vec<u8>>) {
+    fn apply(&self, index: u64, data: &[u8], reply: Option<&mut Vec<u8>>) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         state.advance(index);
         let (length, rest) = data.split_first().expect("a command has a name");
         let (name, value) = rest.split_at(usize::from(*length));
         assert_ne!(name, b"panic", "asked to");
+        if name == b"unreadable" {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("entry {index} can't be read")));
+        }
         let before = state.map.insert(name.to_vec(), value.to_vec());
         if let Some(reply) = reply {
             *reply = before.unwrap_or_default();
         }
+        Ok(())
     }
 
     fn applied(&self, index: u64) {
@@ -74,6 +78,7 @@ impl StateMachine for Registers {
     }
 
     fn freeze(&self) -> Box<dyn Frozen> {
+        assert!(self.get("unfreezable").is_none(), "a machine that can't be frozen");
         Box::new(FrozenRegisters(self.map()))
     }
 

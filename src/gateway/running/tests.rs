@@ -36,7 +36,7 @@ async fn without_a_directory_a_gateway_is_up_but_not_ready_and_stops_when_told()
     assert!(String::from_utf8_lossy(&ready.body).contains("no session"), "{:?}", ready.body);
     assert_eq!(get(running.clients, "/ws").await.status, StatusCode::UPGRADE_REQUIRED);
     let cluster = settings().cluster;
-    let hello = Hello { cluster, from: String::from("node 1"), purpose: Purpose::Identify };
+    let hello = Hello::new(cluster, "node 1", Purpose::Identify);
     let dialed = dial(&running.peer.to_string(), &hello).await.unwrap();
     assert_eq!((dialed.name.as_str(), dialed.nonce.len()), ("gateway gw-1", 16));
     stop.cancel();

@@ -87,6 +87,9 @@ pub struct Member {
     pub last_log: Option<u64>,
     /// Last entry that it has applied, where known.
     pub applied: Option<u64>,
+    /// Bytes that are free in its data directory, if that is too little to write anything new.
+    #[serde(default)]
+    pub short_of_space: Option<u64>,
 }
 
 /// Answer to `GET /v1/info`.

@@ -3,6 +3,7 @@
 //! Processes are the real program. Each cluster has loopback addresses of its own, so that tests run beside each other and
 //! a process that is started again finds its old address free.
 
+mod faults;
 mod http;
 mod load;
 mod process;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use faults::Disk;
 pub use http::{Answer, Http};
 pub use load::Load;
 pub use process::{Done, Process, verb};
@@ -33,6 +35,8 @@ pub struct Cluster {
     network: String,
     data: tempfile::TempDir,
     founders: u64,
+    /// Whether the disks of the nodes fail on command.
+    faults: bool,
 }
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(1);
@@ -41,13 +45,7 @@ impl Cluster {
     /// Starts so many directory nodes and gateways and waits until all take traffic.
     pub async fn start(nodes: u64, gateways: u64) -> Self {
         let mut cluster = Self::found(nodes);
-        for id in 1..=nodes {
-            cluster.start_node(id).await;
-        }
-        for i in 1..=gateways {
-            cluster.start_gateway(&format!("gw-{i}")).await;
-        }
-        cluster.wait_ready().await;
+        cluster.start_all(&[], gateways).await;
         cluster
     }
 
@@ -63,7 +61,24 @@ impl Cluster {
             network,
             data,
             founders: nodes,
+            faults: false,
         }
+    }
+
+    /// A cluster whose nodes have disks that fail on command. Nothing runs yet.
+    pub fn on_failing_disks(nodes: u64) -> Self {
+        Self { faults: true, ..Self::found(nodes) }
+    }
+
+    /// Starts so many directory nodes, with further flags, and gateways and waits until all take traffic.
+    pub async fn start_all(&mut self, flags: &[&str], gateways: u64) {
+        for id in 1..=self.founders {
+            self.start_node_with(id, flags).await;
+        }
+        for i in 1..=gateways {
+            self.start_gateway(&format!("gw-{i}")).await;
+        }
+        self.wait_ready().await;
     }
 
     pub async fn start_node(&mut self, id: u64) {
@@ -87,7 +102,8 @@ impl Cluster {
         arguments.extend(["--peers".to_owned(), peers.join(",")]);
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.data.path().join(format!("node-{id}.log"));
-        let process = Process::start(&arguments, &log).await;
+        let environment = if self.faults { self.disk(id).environment() } else { Vec::new() };
+        let process = Process::start_in(&arguments, &log, &environment).await;
         self.nodes.insert(id, process);
     }
 
@@ -111,6 +127,11 @@ impl Cluster {
         self.gateways.insert(id.to_owned(), process);
     }
 
+    /// Where the data directories of the nodes are.
+    pub fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.data.path().join(format!("node-{id}"))
     }
@@ -132,6 +153,11 @@ impl Cluster {
         let found = done.json();
         assert_eq!((&found["ok"], &found["problems"]), (&Value::Bool(true), &serde_json::json!([])));
         found
+    }
+
+    /// The disk of a node, to be told how it fails.
+    pub fn disk(&self, id: u64) -> Disk {
+        Disk::new(&self.data_dir(id), &self.data.path().join(format!("disk-{id}")))
     }
 
     /// Waits until every process that runs takes traffic.
@@ -180,6 +206,25 @@ impl Cluster {
         let leader = self.leader().await;
         let mut running = self.nodes.iter().filter(|(_, process)| process.is_running());
         *running.find(|(id, _)| **id != leader).unwrap().0
+    }
+
+    /// A figure of one process, added up over its labels.
+    pub async fn metric(&self, api: &str, name: &str) -> f64 {
+        let text = self.http.text(api, "/metrics").await;
+        let named = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        named
+            .filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
+            .filter_map(|(_, v)| v.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Renewals that the nodes have acknowledged.
+    pub async fn renewals(&self) -> f64 {
+        let mut all = 0.0;
+        for node in self.nodes.values().filter(|node| node.is_running()) {
+            all += self.metric(&node.api(), "switchboard_lease_renewals_total").await;
+        }
+        all
     }
 
     /// Connects a client and waits for its welcome.

@@ -15,6 +15,7 @@ pub struct Process {
     child: Child,
     ready: Value,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     dead: bool,
 }
@@ -22,17 +23,16 @@ pub struct Process {
 impl Process {
     /// Starts the program and waits for its line on stdout.
     pub async fn start(arguments: &[String], log: &Path) -> Self {
-        Self::start_in(arguments, log, None).await
+        Self::start_in(arguments, log, &[]).await
     }
 
-    /// As [`Self::start`]; temporary files go where they are told.
-    pub async fn start_in(arguments: &[String], log: &Path, temporary: Option<&Path>) -> Self {
+    /// As [`Self::start`], with variables in its environment.
+    pub async fn start_in(arguments: &[String], log: &Path, environment: &[(String, String)]) -> Self {
         let stderr = File::options().create(true).append(true).open(log).unwrap();
-        let temporary = temporary.map_or_else(std::env::temp_dir, Path::to_owned);
         let mut child = Command::new(env!("CARGO_BIN_EXE_switchboard"))
             .args(arguments)
-            .env("TMPDIR", temporary)
             .env_remove("SWITCHBOARD_CONFIG")
+            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -48,17 +48,23 @@ impl Process {
         let ready = serde_json::from_str(&line).unwrap_or_else(|_| {
             panic!("{arguments:?} did not become ready: {line:?}\n{}", std::fs::read_to_string(log).unwrap())
         });
-        Self { child, ready, arguments: arguments.to_vec(), log: log.to_owned(), dead: false }
+        let (arguments, environment) = (arguments.to_vec(), environment.to_vec());
+        Self { child, ready, arguments, environment, log: log.to_owned(), dead: false }
     }
 
     /// Starts it again with the same arguments, after it ended.
     pub async fn restart(&mut self) {
         assert!(!self.is_running(), "it is still running");
-        *self = Self::start(&self.arguments.clone(), &self.log.clone()).await;
+        *self = Self::start_in(&self.arguments.clone(), &self.log.clone(), &self.environment.clone()).await;
     }
 
     pub fn is_running(&self) -> bool {
         !self.dead
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn still_runs(&mut self) -> bool {
+        !self.dead && self.child.try_wait().unwrap().is_none()
     }
 
     /// What it told on stdout.

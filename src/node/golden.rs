@@ -1,0 +1,241 @@
+//! Every form that nodes and gateways write to the log, to snapshots or to each other, compared with fixtures.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::replicated::{decode_entry, encode_entry};
+use crate::directory::{
+    Applied, Batch, BatchDone, BatchRefused, Command, Connection, ConnectionId, Directory, Entry, Event,
+    GatewayAddresses, Op, OpOutcome, OpRefused, OpenSession, Policy, Reason, Register, Session,
+};
+use crate::wire::http;
+use crate::wire::peer::{
+    Ack, Answer, ClusterMark, Deliver, Delivered, Failure, Hello, HelloAnswer, Message, Payload, Purpose, Request,
+    RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
+};
+
+#[path = "../../tests/golden/fixture.rs"]
+mod fixture;
+
+fn at(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Messages of one kind, one after the other; each must read back as itself.
+fn check<T: Serialize + DeserializeOwned>(name: &str, messages: &[T]) {
+    let mut all = Vec::new();
+    for message in messages {
+        let bytes = postcard::to_allocvec(message).unwrap();
+        let read: T = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(postcard::to_allocvec(&read).unwrap(), bytes, "{name} reads what it wrote");
+        all.extend(bytes);
+    }
+    fixture::check(&at(name), &all);
+}
+
+const EPOCH: u64 = 5;
+
+fn addresses() -> GatewayAddresses {
+    GatewayAddresses {
+        url: Some("ws://gw-1/ws".into()),
+        api: Some("gw-1:8100".into()),
+        peer: Some("gw-1:8200".into()),
+        deliver_url: Some("http://gw-1/deliver".into()),
+    }
+}
+
+fn open(gateway: &str) -> OpenSession {
+    OpenSession { gateway: gateway.into(), nonce: "n1".into(), attempt: 1, lease_ms: 3000, addresses: addresses() }
+}
+
+fn register(serial: u64, user: &str) -> Register {
+    Register {
+        serial,
+        user: user.into(),
+        device: "web".into(),
+        policy: Policy::Multi { max: 16 },
+        connected_at_ms: 1_700_000_000_123,
+        remote: Some("203.0.113.7:4711".into()),
+        meta: Some("{\"a\":1}".into()),
+    }
+}
+
+/// Entries with every command and operation, in an order in which all of them do something.
+fn entries() -> Vec<Entry> {
+    let ops = vec![
+        Op::Register(register(1, "alice")),
+        Op::Register(register(2, "bob")),
+        Op::Meta { serial: 1, meta: "{\"b\":2}".into(), if_version: Some(1) },
+        Op::Unregister { serial: 2, reason: Reason::Closed },
+    ];
+    let commands = [
+        vec![Command::OpenSession(open("gw-1"))],
+        vec![Command::Batch(Batch { epoch: EPOCH, seq: Some(1), ops })],
+        vec![Command::OpenSession(open("gw-2"))],
+        vec![Command::Batch(Batch { epoch: 7, seq: None, ops: vec![Op::Register(register(9, "carol"))] })],
+        vec![Command::EndSession { epoch: 7, reason: Reason::Expired }],
+        vec![Command::Reclaim { epoch: 7, limit: 0 }],
+    ];
+    commands.into_iter().map(|commands| Entry { at_ms: 1_700_000_000_456, commands }).collect()
+}
+
+/// The state after them, and what each gave.
+fn applied() -> (Directory, Vec<Applied>) {
+    let mut directory = Directory::default();
+    let applied = (EPOCH..).zip(entries()).map(|(index, entry)| directory.apply(index, &entry)).collect();
+    (directory, applied)
+}
+
+#[test]
+fn log_entries_keep_their_form() {
+    let mut all = Vec::new();
+    for entry in entries() {
+        let bytes = encode_entry(&entry);
+        assert_eq!(decode_entry(&bytes).unwrap(), entry);
+        all.extend(bytes);
+    }
+    fixture::check(&at("entry-1.hex"), &all);
+}
+
+#[test]
+fn a_state_keeps_its_form() {
+    let (directory, _) = applied();
+    let mut bytes = Vec::new();
+    directory.write_to(&mut bytes).unwrap();
+    let read = Directory::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!(read.digest(), directory.digest());
+    fixture::check(&at("state-1.hex"), &bytes);
+}
+
+#[test]
+fn greetings_keep_their_form() {
+    let purposes = [
+        Purpose::Control,
+        Purpose::Watch(WatchFrom::Snapshot),
+        Purpose::Watch(WatchFrom::After(900)),
+        Purpose::Link,
+        Purpose::Identify,
+    ];
+    check("hello-2.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
+    let answers = [
+        HelloAnswer::Accepted {
+            name: "node 1".to_owned(),
+            nonce: "n1".into(),
+            version: 1,
+            cluster: Some(ClusterMark { id: 1001, revision: 300 }),
+        },
+        HelloAnswer::Refused { why: "another cluster".to_owned() },
+    ];
+    check("hello-answer-2.hex", &answers);
+}
+
+#[test]
+fn requests_of_version_1_keep_their_form() {
+    let Some(Command::Batch(batch)) = entries()[1].commands.first().cloned() else { unreachable!("it is a batch") };
+    let bodies = [
+        RequestBody::OpenSession(open("gw-1")),
+        RequestBody::EndSession { epoch: EPOCH, reason: Reason::Drained },
+        RequestBody::Batch(batch),
+        RequestBody::Renew { epoch: EPOCH, handled: 900 },
+        RequestBody::Leases,
+        RequestBody::Cluster,
+        RequestBody::Members,
+    ];
+    check("request-1.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
+    let ops = [
+        OpOutcome::Registered { granted: 6 },
+        OpOutcome::Unregistered { existed: true },
+        OpOutcome::MetaSet { version: 2 },
+        OpOutcome::Refused(OpRefused::ConnectionLimit { max: 16 }),
+    ];
+    let done = BatchDone { revision: 6, ops: Arc::from(ops) };
+    let answers = [
+        Answer::Opened { epoch: EPOCH, lease_ms: 3000 },
+        Answer::Taken { epoch: EPOCH },
+        Answer::NotOpened { why: "the lease is too short".to_owned() },
+        Answer::Ended { existed: true },
+        Answer::Batch(Ok(done)),
+        Answer::Batch(Err(BatchRefused::Gap { expected: 3 })),
+        Answer::Renewed { lease_ms: 3000, release: vec![ConnectionId { epoch: EPOCH, serial: 1 }] },
+        Answer::Gone,
+        Answer::Leases(vec![(EPOCH, 2411)]),
+        Answer::Cluster(http::Cluster::default()),
+    ];
+    let failures = [
+        Failure::NotLeader { leader: Some((2, "node-2:7200".to_owned())) },
+        Failure::NoQuorum,
+        Failure::Overloaded,
+        Failure::Refused { why: "a batch has at most 4,096 operations".to_owned() },
+        Failure::Unknown,
+    ];
+    let results = answers.into_iter().map(Ok).chain(failures.into_iter().map(Err));
+    check("response-1.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_watch_of_version_1_keeps_its_form() {
+    let (_, applied) = applied();
+    let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
+    let open = open("gw-1");
+    let session = Session {
+        gateway: open.gateway,
+        nonce: open.nonce,
+        attempt: open.attempt,
+        lease_ms: open.lease_ms,
+        addresses: open.addresses,
+    };
+    let connection = Connection {
+        user: "alice".into(),
+        device: "web".into(),
+        granted: 6,
+        connected_at_ms: 1_700_000_000_123,
+        remote: None,
+        meta: None,
+        meta_version: 1,
+    };
+    let id = ConnectionId { epoch: EPOCH, serial: 1 };
+    let frames = [
+        WatchFrame::SnapshotChunk {
+            sessions: vec![(EPOCH, Arc::new(session))],
+            connections: vec![(id, Arc::new(connection))],
+        },
+        WatchFrame::SnapshotEnd { revision: 900 },
+        WatchFrame::Events { revision: 901, at_ms: 1_700_000_000_456, events },
+        WatchFrame::Progress { revision: 902, stamp: Some(7) },
+        WatchFrame::Compacted { oldest: 800 },
+        WatchFrame::Ended { why: "this node stops".to_owned() },
+    ];
+    check("watch-1.hex", &frames);
+    check("stamp-1.hex", &[Stamp(7)]);
+}
+
+#[test]
+fn deliveries_of_version_1_keep_their_form() {
+    let message = |data, ack| Message {
+        id: "m-1".into(),
+        topic: Some("room:7".into()),
+        event: Some("chat.message".into()),
+        data,
+        ack,
+        timeout_ms: 2000,
+    };
+    let deliver = |message| Deliver {
+        id: 1,
+        message: Arc::new(message),
+        targets: vec![ConnectionId { epoch: EPOCH, serial: 1 }],
+        resolved: 900,
+    };
+    let messages = [
+        deliver(message(Payload::Json(Bytes::from_static(b"{}")), Ack::Written)),
+        deliver(message(Payload::Base64(Bytes::from_static(b"AAEC")), Ack::Client)),
+        deliver(message(Payload::Json(Bytes::from_static(b"1")), Ack::None)),
+    ];
+    check("deliver-1.hex", &messages);
+    use TargetStatus::{Acked, Fenced, Gone, Slow, Timeout, Unreachable, Written};
+    let statuses = vec![Acked, Written, Gone, Fenced, Slow, Unreachable, Timeout];
+    check("delivered-1.hex", &[Delivered { id: 1, statuses }]);
+}

@@ -1,0 +1,36 @@
+//! Bytes that earlier builds wrote, kept as text, so that no form changes unnoticed.
+//!
+//! A form that changes on purpose gets a new number and a new fixture; the old one stays for as long as it has to be read.
+//! `UPDATE_GOLDEN=1 cargo test golden` writes fixtures anew.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Compares bytes with a fixture: lines of hexadecimal digits.
+pub(crate) fn check(fixture: &Path, bytes: &[u8]) {
+    let mut text = String::new();
+    for line in bytes.chunks(32) {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(fixture, text).unwrap();
+        return;
+    }
+    let kept = std::fs::read_to_string(fixture).unwrap_or_default();
+    assert!(
+        text == kept,
+        "{} has changed. Other releases and stored data have the old form: give the new one a number of its own, keep the \
+         old one readable, and write a fixture for it (UPDATE_GOLDEN=1)",
+        fixture.display()
+    );
+}
+
+/// The bytes of a fixture that is only read.
+#[allow(dead_code, reason = "not every crate has forms that it no longer writes")]
+pub(crate) fn read(fixture: &Path) -> Vec<u8> {
+    let text: String = std::fs::read_to_string(fixture).unwrap().split_whitespace().collect();
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
