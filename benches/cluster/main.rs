@@ -1,5 +1,5 @@
 //! The figures that README.md claims, on real processes, loopback sockets and a real disk:
-//! `cargo bench --bench cluster [-- registrations push failover frozen]`.
+//! `cargo bench --bench cluster [-- registrations push failover frozen transfer]`.
 //!
 //! Each part starts a cluster of its own out of the release program, drives it through public interfaces and measures a floor or
 //! a peer beside it in the same run. Absolute figures depend on the machine; the ratios are what can be compared.
@@ -14,6 +14,7 @@ mod redis;
 mod registrations;
 mod sockets;
 mod table;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ async fn main() -> ExitCode {
     {
         floors::echo(address).await;
     }
-    let parts = ["registrations", "push", "failover", "frozen"];
+    let parts = ["registrations", "push", "failover", "frozen", "transfer"];
     if let Some(unknown) = args.iter().find(|arg| !parts.contains(&arg.as_str())) {
         eprintln!("there is no part {unknown:?}; there are {parts:?}");
         return ExitCode::from(2);
@@ -40,6 +41,7 @@ async fn main() -> ExitCode {
             "registrations" => registrations::run(&mut table).await,
             "push" => push::run(&mut table).await,
             "failover" => failover::run(&mut table).await,
+            "transfer" => transfer::run(&mut table).await,
             _ => frozen::run(&mut table).await,
         }
         println!();

@@ -1,5 +1,6 @@
 //! From committed entries to the application: the state machine that openraft drives.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +15,11 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
 use crate::counters::Counting;
-use crate::entry::{Entry, Group, LogId, SnapshotMeta, StoredMembership};
+use crate::entry::{Entry, Group, LogId, Seat, SnapshotMeta, StoredMembership};
 use crate::failure::{is_of_disk, of_disk};
 use crate::machine::{Frozen, StateMachine};
 use crate::roster::Roster;
+use crate::settings::NodeId;
 use crate::snapshot::{Head, SnapshotFile, Snapshots};
 
 /// After a snapshot met a disk that was full, another one waits for so long, and for twice this much space.
@@ -31,21 +33,45 @@ type Snapshot = alias::SnapshotOf<Group, SnapshotFile>;
 pub(crate) struct Progress {
     index: AtomicU64,
     applied: watch::Sender<Option<LogId>>,
-    roster: Mutex<Roster>,
+    known: watch::Sender<Known>,
+}
+
+/// What applied memberships tell: both parts are always of the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) roster: Roster,
+    pub(crate) members: BTreeMap<NodeId, Seat>,
+}
+
+impl Known {
+    /// Whether the node was a member once and is none any more. This never ends: ids are not used twice.
+    pub(crate) fn was_removed(&self, id: NodeId) -> bool {
+        self.roster.directories.contains_key(&id) && !self.members.contains_key(&id)
+    }
 }
 
 impl Progress {
     pub(crate) fn new() -> Progress {
-        Progress { index: AtomicU64::new(0), applied: watch::Sender::new(None), roster: Mutex::default() }
+        Progress { index: AtomicU64::new(0), applied: watch::Sender::new(None), known: watch::Sender::default() }
     }
 
     /// What the group remembers, as of the last applied membership.
     pub(crate) fn roster(&self) -> Roster {
-        self.roster.lock().expect("nothing panics while it holds the roster").clone()
+        self.known.borrow().roster.clone()
     }
 
-    fn remember(&self, roster: &Roster) {
-        self.roster.lock().expect("nothing panics while it holds the roster").clone_from(roster);
+    /// What applied memberships tell, and changes of it.
+    pub(crate) fn known(&self) -> watch::Receiver<Known> {
+        self.known.subscribe()
+    }
+
+    pub(crate) fn was_removed(&self, id: NodeId) -> bool {
+        self.known.borrow().was_removed(id)
+    }
+
+    fn remember(&self, roster: &Roster, membership: &StoredMembership) {
+        let members = membership.nodes().map(|(id, seat)| (*id, seat.clone())).collect();
+        self.known.send_replace(Known { roster: roster.clone(), members });
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -108,8 +134,8 @@ impl Applier {
             EntryPayload::Blank => self.machine.applied(id.index),
             EntryPayload::Membership(members) => {
                 self.roster.note(members.nodes());
-                self.progress.remember(&self.roster);
                 self.membership = StoredMembership::new(Some(id), members);
+                self.progress.remember(&self.roster, &self.membership);
                 self.machine.applied(id.index);
             }
         }
@@ -203,7 +229,7 @@ impl RaftStateMachine<Group> for Applier {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.roster = installed.head.roster.clone();
-        self.progress.remember(&self.roster);
+        self.progress.remember(&self.roster, &self.membership);
         self.progress.index.store(meta.last_log_id.map_or(0, |id| id.index), Ordering::Release);
         self.progress.applied.send_replace(self.applied);
         Ok(())

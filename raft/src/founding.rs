@@ -33,8 +33,8 @@ use tracing::{debug, error, info};
 
 use crate::apply::Applier;
 use crate::entry::{Group, Seat};
-use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, Purpose};
-use crate::net::link::{Lines, Local};
+use crate::net::frame::{FoundingAnswer, FoundingAsk, Hello, JoinAnswer, Purpose, Refusal};
+use crate::net::link::{Lines, LinkError, Local};
 use crate::settings::{Addresses, NodeId};
 
 type OpenRaft = openraft::Raft<Group, Applier>;
@@ -53,6 +53,8 @@ pub enum Standing {
     Joining,
     /// Its directory is empty but the cluster is founded without it, or the founders disagree. What to do is in the text.
     ShutOut(String),
+    /// It was a member and was removed. That is for ever: it must start with an empty directory, `join` and a new id.
+    Removed,
 }
 
 /// The founding of this member's cluster, as far as it goes.
@@ -82,12 +84,18 @@ impl Founders {
     }
 
     /// Notes a standing, and says it if it is new.
-    fn stand(&self, standing: Standing) {
-        if *self.standing.borrow() == standing {
+    pub(crate) fn stand(&self, standing: Standing) {
+        let before = self.standing.borrow().clone();
+        if before == standing || before == Standing::Removed {
             return;
         }
         match &standing {
-            Standing::ShutOut(why) => error!(id = self.local.id, why, "this node is shut out of the founding"),
+            Standing::ShutOut(why) => error!(id = self.local.id, why, "this node is shut out of the cluster"),
+            Standing::Removed => error!(
+                id = self.local.id,
+                "this node was removed from the cluster and takes no part any more; stop it, and start it with an empty \
+                 directory, --join and a new id if it is to come back"
+            ),
             other => info!(id = self.local.id, standing = ?other, "the founding of the cluster goes on"),
         }
         self.standing.send_replace(standing);
@@ -116,6 +124,29 @@ impl Founders {
         Ok(FoundingAnswer::Founded { seated: seat.is_some_and(|seat| seat.nonce == hello.from_nonce) })
     }
 
+    /// Answers a leader that was told to add this member, or whoever else wants to know who is here.
+    pub(crate) async fn introduce(&self, raft: &OpenRaft, cluster_id: u64) -> io::Result<JoinAnswer> {
+        let (nonce, addresses) = (self.local.nonce, self.local.advertise.clone());
+        Ok(if raft.is_initialized().await.map_err(io::Error::other)? {
+            JoinAnswer::Stored { nonce, process: self.local.process, cluster_id, addresses }
+        } else if self.founders.is_empty() {
+            JoinAnswer::Waiting { nonce, addresses }
+        } else {
+            JoinAnswer::Founder
+        })
+    }
+
+    /// A member of the cluster looked for this node with another data directory than this one, which is empty.
+    pub(crate) fn sought_otherwise(&self, by: NodeId) {
+        if *self.standing.borrow() == Standing::Joining {
+            self.stand(Standing::ShutOut(format!(
+                "node {by} looks for node {here} with another data directory: the group knows the id {here} already, and \
+                 ids are never used again. Start with an empty directory, --join and a new id",
+                here = self.local.id
+            )));
+        }
+    }
+
     /// Founds the cluster, or waits until it is founded. Ends when this member is seated or the replica stops.
     pub(crate) async fn found(&self, raft: &OpenRaft, lines: &Lines) {
         let mut pause = FIRST_PAUSE;
@@ -125,9 +156,7 @@ impl Founders {
                 Ok(false) => {}
                 Err(_stopped) => return,
             }
-            if self.founders.is_empty() {
-                self.stand(Standing::Joining);
-            } else {
+            if !self.founders.is_empty() {
                 let answers = self.ask_all(lines).await;
                 self.proceed(raft, &answers).await;
             }
@@ -136,7 +165,7 @@ impl Founders {
         }
     }
 
-    async fn ask_all(&self, lines: &Lines) -> BTreeMap<NodeId, FoundingAnswer> {
+    async fn ask_all(&self, lines: &Lines) -> BTreeMap<NodeId, Result<FoundingAnswer, Refusal>> {
         let others = self.founders.iter().filter(|(id, _)| **id != self.local.id);
         let ask = FoundingAsk { founders: self.names() };
         let asked = others.map(|(id, addresses)| {
@@ -145,14 +174,27 @@ impl Founders {
             async move {
                 let within = self.local.limits.answer_within;
                 let answer = lines.call(&self.local, (*id, &seat), Purpose::Founding, ask, within).await;
-                answer.map(|answer| (*id, answer)).map_err(|e| debug!(error = %e, "a founder does not answer yet"))
+                match answer {
+                    Ok(answer) => Some((*id, Ok(answer))),
+                    Err(LinkError::Refused { refusal, .. }) => Some((*id, Err(refusal))),
+                    Err(e @ LinkError::Unreachable { .. }) => {
+                        debug!(error = %e, "a founder does not answer yet");
+                        None
+                    }
+                }
             }
         });
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn proceed(&self, raft: &OpenRaft, answers: &BTreeMap<NodeId, FoundingAnswer>) {
+    async fn proceed(&self, raft: &OpenRaft, answers: &BTreeMap<NodeId, Result<FoundingAnswer, Refusal>>) {
         for (id, answer) in answers {
+            let answer = match answer {
+                Ok(answer) => answer,
+                // It will take the next connection.
+                Err(Refusal::Busy) => continue,
+                Err(refusal) => return self.stand(Standing::ShutOut(self.misfit(*id, refusal))),
+            };
             match answer {
                 FoundingAnswer::Founded { seated: false } => {
                     return self.stand(Standing::ShutOut(format!(
@@ -176,14 +218,30 @@ impl Founders {
         }
     }
 
+    /// Why this founder and another one don't fit together, and what to do.
+    fn misfit(&self, id: NodeId, refusal: &Refusal) -> String {
+        let address = self.founders.get(&id).map_or("", |addresses| &addresses.peer);
+        match refusal {
+            Refusal::Cluster { theirs, ours } => format!(
+                "the node at {address} belongs to cluster {ours:?}, this one to {theirs:?}; give all founders the same \
+                 --cluster, and one that was started under another name an empty directory"
+            ),
+            Refusal::WrongNode { wanted, here } => format!(
+                "node {here} answers at {address}, where node {wanted} was expected; give all founders the same --peers, with \
+                 the address of each"
+            ),
+            other => format!("the node at {address} refuses this one: {other}"),
+        }
+    }
+
     /// Every founder with its nonce, if this is the one to begin and all others are empty.
-    fn seats(&self, answers: &BTreeMap<NodeId, FoundingAnswer>) -> Option<BTreeMap<NodeId, Seat>> {
+    fn seats(&self, answers: &BTreeMap<NodeId, Result<FoundingAnswer, Refusal>>) -> Option<BTreeMap<NodeId, Seat>> {
         if self.founders.keys().next() != Some(&self.local.id) {
             return None;
         }
         let seat = |(id, addresses): (&NodeId, &Addresses)| {
             let (nonce, told) = match answers.get(id) {
-                Some(FoundingAnswer::Empty { nonce, addresses }) => (*nonce, addresses),
+                Some(Ok(FoundingAnswer::Empty { nonce, addresses })) => (*nonce, addresses),
                 None if *id == self.local.id => (self.local.nonce, &self.local.advertise),
                 _ => return None,
             };

@@ -16,11 +16,11 @@ use serde::de::DeserializeOwned;
 use crate::entry::{Data, Entry, LeaderId, LogId, Seat, SnapshotMeta, StoredMembership, Vote};
 use crate::identity::Identity;
 use crate::net::frame::{
-    AppendAnswer, AppendAsk, FoundingAnswer, FoundingAsk, Greeting, Hello, Purpose, ReadAnswer, Refusal,
+    AppendAnswer, AppendAsk, FoundingAnswer, FoundingAsk, Greeting, Hello, JoinAnswer, Purpose, ReadAnswer, Refusal,
     SnapshotAnswer, SnapshotHead, VoteAnswer, VoteAsk,
 };
 use crate::roster::Roster;
-use crate::settings::{Addresses, Formats};
+use crate::settings::{Addresses, Formats, LogEngine};
 use crate::snapshot::{BlockReader, BlockWriter, Head};
 use crate::space::Space;
 
@@ -80,8 +80,15 @@ fn head() -> Head {
 
 #[test]
 fn greetings_keep_their_form() {
-    let purposes =
-        [Purpose::Append, Purpose::Heartbeat, Purpose::Vote, Purpose::Read, Purpose::Snapshot, Purpose::Founding];
+    let purposes = [
+        Purpose::Append,
+        Purpose::Heartbeat,
+        Purpose::Vote,
+        Purpose::Read,
+        Purpose::Snapshot,
+        Purpose::Founding,
+        Purpose::Join,
+    ];
     let hello = |purpose| Hello {
         cluster: "prod".to_owned(),
         from: 1,
@@ -104,7 +111,8 @@ fn greetings_keep_their_form() {
         Refusal::OtherDirectory(2),
         Refusal::Impostor(3),
         Refusal::Busy,
-        Refusal::NoSpace(space()),
+        Refusal::NoSpace(3),
+        Refusal::Removed(4),
     ];
     let greetings = std::iter::once(Greeting::Welcome { version: 1 }).chain(refusals.map(Greeting::Refused));
     check("greeting-2.hex", &greetings.collect::<Vec<_>>());
@@ -146,6 +154,12 @@ fn messages_of_version_1_keep_their_form() {
         FoundingAnswer::OtherFounders { founders: BTreeSet::from([1, 2]) },
     ];
     check("founding-answer-1.hex", &answers);
+    let answers = [
+        JoinAnswer::Waiting { nonce: 1004, addresses: seat(4).addresses },
+        JoinAnswer::Founder,
+        JoinAnswer::Stored { nonce: 1004, process: 77, cluster_id: 1001, addresses: seat(4).addresses },
+    ];
+    check("join-answer-1.hex", &answers);
 }
 
 #[test]
@@ -169,10 +183,14 @@ fn log_records_keep_their_form() {
 #[test]
 fn an_identity_keeps_its_form() {
     let dir = tempfile::tempdir().unwrap();
-    let identity = Identity { cluster: "prod".to_owned(), id: 1, nonce: 1001 };
+    let identity = Identity { cluster: "prod".to_owned(), id: 1, nonce: 1001, engine: LogEngine::RaftLog };
     identity.store(dir.path()).unwrap();
+    assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
+    let file = dir.path().join("identity");
+    fixture::check(&at("identity-2.hex"), &std::fs::read(&file).unwrap());
+    // Form 1 did not tell the engine, for there was one.
+    std::fs::write(&file, fixture::read(&at("identity-1.hex"))).unwrap();
     assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
-    fixture::check(&at("identity-1.hex"), &std::fs::read(dir.path().join("identity")).unwrap());
 }
 
 #[test]

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{NodeId, Settings};
+use crate::settings::{LogEngine, NodeId, Settings};
 
 const NAME: &str = "identity";
 const MAGIC: &[u8; 4] = b"SWBI";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// Without an engine, when there was only one.
+const FORMAT_1: u8 = 1;
 /// Far above any identity; a longer file is not one.
 const BYTES_MAX: usize = 4096;
 
@@ -22,6 +24,8 @@ pub(crate) struct Identity {
     pub(crate) cluster: String,
     pub(crate) id: NodeId,
     pub(crate) nonce: u64,
+    /// What the log was written with.
+    pub(crate) engine: LogEngine,
 }
 
 /// Why a data directory is refused.
@@ -35,13 +39,20 @@ pub(crate) enum IdentityError {
     Format { file: PathBuf, format: u8 },
     #[error("{dir} belongs to {found}, not to {expected}")]
     Foreign { dir: PathBuf, found: String, expected: String },
+    #[error("{dir} was written with the log engine {found}, not with {asked}")]
+    Engine { dir: PathBuf, found: LogEngine, asked: LogEngine },
 }
 
 impl Identity {
     /// The identity of a new data directory.
     pub(crate) fn draw(settings: &Settings) -> Identity {
         // 0 stands for "unknown" on the wire.
-        Identity { cluster: settings.cluster.clone(), id: settings.id, nonce: settings.nonce.max(1) }
+        Identity {
+            cluster: settings.cluster.clone(),
+            id: settings.id,
+            nonce: settings.nonce.max(1),
+            engine: settings.engine,
+        }
     }
 
     /// Reads the identity of a data directory; `None` if it has none yet.
@@ -64,6 +75,11 @@ impl Identity {
             None => Err(damaged("it does not begin as an identity does")),
             Some([FORMAT, body @ ..]) => {
                 postcard::from_bytes(body).map(Some).map_err(|_| damaged("its fields can't be read"))
+            }
+            Some([FORMAT_1, body @ ..]) => {
+                let (cluster, id, nonce) =
+                    postcard::from_bytes(body).map_err(|_| damaged("its fields can't be read"))?;
+                Ok(Some(Identity { cluster, id, nonce, engine: LogEngine::RaftLog }))
             }
             Some([format, ..]) => Err(IdentityError::Format { file: file.clone(), format: *format }),
             Some([]) => Err(damaged("it has the wrong size")),
@@ -88,10 +104,14 @@ impl Identity {
         write().map_err(|source| IdentityError::Io { path: path.clone(), source })
     }
 
-    /// Refuses a directory of another node or cluster.
+    /// Refuses a directory of another node or cluster, or of another engine.
     pub(crate) fn check(&self, dir: &Path, settings: &Settings) -> Result<(), IdentityError> {
-        if self.cluster == settings.cluster && self.id == settings.id {
+        let ours = self.cluster == settings.cluster && self.id == settings.id;
+        if ours && self.engine == settings.engine {
             return Ok(());
+        }
+        if ours {
+            return Err(IdentityError::Engine { dir: dir.to_owned(), found: self.engine, asked: settings.engine });
         }
         let name = |id: NodeId, cluster: &str| format!("node {id} of cluster {cluster:?}");
         Err(IdentityError::Foreign {

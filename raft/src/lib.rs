@@ -6,17 +6,20 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `seed` (how one begins with an old state), `backup`, `offline`, `identity`, `roster`, `apply`, `log`, `snapshot` and `net`.
+//! begins), `seed` (how one begins with an old state), `members` and `change` (how it changes), `leaving` (how a member's part ends), `identity`, `roster`, `apply`, `log`,
+//! `snapshot`, `compaction`, `backup`, `offline` and `net`; `space`, `short` and `failure` are about disks that fill up or fail.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
-//! - After a failed write or flush the replica ends; it never tries again on the same files.
+//! - After a failed write or flush the replica ends; it never tries again on the same files. Before the space runs out it
+//!   refuses what can be refused, and goes on by itself when there is some again.
 //! - A member whose storage lost something refuses to start, or is shut out by its nonce. It never votes again.
 //! - Heartbeats and votes never wait behind entries or snapshots, and nothing waits for the disk but what must.
 //! - Every queue and every wait has a limit.
 
 mod apply;
 mod backup;
+mod change;
 mod compaction;
 mod counters;
 mod entry;
@@ -25,9 +28,12 @@ mod founding;
 #[cfg(test)]
 mod golden;
 mod identity;
+mod leaving;
 mod log;
 mod machine;
+mod members;
 mod net;
+mod observer;
 mod offline;
 mod propose;
 mod raft;
@@ -45,6 +51,7 @@ mod stream;
 mod tests;
 
 pub use backup::{About, Backup};
+pub use change::ChangeError;
 pub use counters::{Counters, DURATION_BOUNDS, Durations};
 pub use founding::Standing;
 pub use machine::{Frozen, StateMachine};

@@ -17,9 +17,9 @@ use crate::identity::Identity;
 use crate::log::{self, LogReader, LogStore, Owner};
 use crate::machine::StateMachine;
 use crate::roster::Roster;
-use crate::settings::{Limits, LogEngine, NodeId};
+use crate::settings::{Limits, NodeId};
 use crate::snapshot::{self, SnapshotFile};
-use crate::space::Watch;
+use crate::space::Headroom;
 use crate::start::{self, StartError};
 
 /// How far the state is rebuilt.
@@ -70,12 +70,12 @@ pub async fn survey(
         .ok_or_else(|| StartError::Foreign(format!("{} belongs to no node: it has no identity", data_dir.display())))?;
     let snapshot = newest_snapshot(&snapshot::dir_in(data_dir))?;
     let io = |source| StartError::Io { path: scratch.to_owned(), source };
-    let engine = LogEngine::default();
+    let engine = identity.engine;
     let (here, copy) = (log::dir_in(data_dir, engine), log::dir_in(scratch, engine));
     std::fs::create_dir(&copy).and_then(|()| copy_files(&here, &copy)).map_err(io)?;
     let owner = Owner { id: identity.id, nonce: identity.nonce };
     let counters = Arc::new(LogCounters::default());
-    let space = Arc::new(Watch::new(scratch, 0));
+    let space = Arc::new(Headroom::new(scratch, 0));
     let mut opened = log::open(scratch, engine, owner, false, &Limits::default(), (counters.clone(), space))?;
     let rebuilding = Rebuilding { machine, at: None, roster: Roster::default() };
     let surveyed = rebuilding.survey(snapshot.as_ref(), &mut opened.store, up_to).await;

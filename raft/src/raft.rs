@@ -1,14 +1,12 @@
 //! The handle to a running replica.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use openraft::raft::VoteRequest;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,21 +15,23 @@ use tracing::warn;
 
 use crate::apply::{Applier, Progress};
 use crate::backup::Backup;
-use crate::compaction;
+use crate::change::ChangeError;
 use crate::counters::{Counters, Counting};
-use crate::entry::{Group, Vote};
-use crate::founding::Founders;
+use crate::entry::Group;
+use crate::founding::{Founders, Standing};
 use crate::log::LogCloser;
 use crate::machine::StateMachine;
+use crate::members::Members;
 use crate::net::link::Local;
 use crate::net::serve::Server;
+use crate::observer::Observer;
 use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
 use crate::snapshot::Snapshots;
 use crate::space::Space;
 use crate::start::{self, StartError};
-use crate::status::{self, Leadership, Role, Status};
+use crate::status::{self, Leadership, Status};
 use crate::stream::{Connect, Stream};
 
 pub(crate) type OpenRaft = openraft::Raft<Group, Applier>;
@@ -50,6 +50,9 @@ pub enum FatalReason {
     /// A task of the replica panicked.
     #[error("the replica panicked")]
     Panicked,
+    /// Another process runs with this member's identity, which could vote twice.
+    #[error("{0}")]
+    Twin(String),
     /// [`Raft::shutdown`] was called.
     #[error("the replica was shut down")]
     Stopped,
@@ -85,6 +88,8 @@ struct Inner {
     snapshots: Arc<Snapshots>,
     reads: Reads,
     proposals: Proposals,
+    members: Arc<Members>,
+    twin: watch::Receiver<Option<String>>,
     leadership: watch::Receiver<Option<Leadership>>,
     changes: watch::Receiver<Status>,
     tasks: TaskTracker,
@@ -125,6 +130,7 @@ impl Raft {
         let server = Server::new(
             local.clone(),
             (raft.clone(), log),
+            progress.clone(),
             snapshots.clone(),
             founders.clone(),
             rounds,
@@ -138,11 +144,15 @@ impl Raft {
             counting: counting.clone(),
             founders: founders.clone(),
         };
-        let (leadership, changes) = observer.spawn(&tasks, &stop, settings.election.1);
-        let (founded, founding, founder) = (stop.clone(), founders.clone(), raft.clone());
+        let keeper = observer.clone();
+        let (leadership, changes) = observer.spawn(&tasks, &stop);
+        let members = Members::new(raft.clone(), local.clone(), lines, progress.clone(), leadership.clone());
+        let (kept, keeping, election_max) = (stop.clone(), members.clone(), settings.election.1);
         tasks.spawn(async move {
-            founded.run_until_cancelled(founding.found(&founder, &lines)).await;
+            let shortage = &keeper.local.shortage;
+            kept.run_until_cancelled(shortage.keep(&keeping, election_max, || keeper.status())).await;
         });
+        let twin = members.clone().watch(founders.clone(), settings.data_dir, (&tasks, &stop));
         let proposals = Proposals::new(&local.limits);
         let closer = Mutex::new(Some((closer, lock)));
         let inner = Inner {
@@ -155,6 +165,8 @@ impl Raft {
             snapshots,
             reads,
             proposals,
+            members,
+            twin,
             leadership,
             changes,
             tasks,
@@ -247,6 +259,11 @@ impl Raft {
         status::status(&inner.raft, &inner.progress, &inner.local, inner.founders.standing())
     }
 
+    /// Whether this member belongs to a founded cluster; as in the [`status`](Raft::status), at less cost.
+    pub fn standing(&self) -> Standing {
+        self.inner.founders.standing()
+    }
+
     /// A signal for changes of role, leader, term, membership or standing. The value is the status at that change; for
     /// the marks as they are now, ask for the [`status`](Raft::status).
     pub fn status_changes(&self) -> watch::Receiver<Status> {
@@ -293,52 +310,52 @@ impl Raft {
         self.inner.snapshots.current().map(Backup::new).ok_or(SnapshotError::Nothing)
     }
 
+    /// Adds a node as a learner: it receives everything and does not vote. The node must answer at `peer` under this id,
+    /// with an empty directory, waiting to be added; the membership then records which directory it is. Only the leader
+    /// can. Returns the index of the membership; the learner may then take long to catch up, see [`Raft::status`]. A
+    /// repeated call changes nothing.
+    pub async fn add_learner(&self, id: NodeId, peer: &str) -> Result<u64, ChangeError> {
+        self.inner.members.add(id, peer).await
+    }
+
+    /// Makes a learner a voter, once it has nearly caught up, which is waited for a little. Only the leader can. A repeated
+    /// call changes nothing.
+    pub async fn promote(&self, id: NodeId) -> Result<u64, ChangeError> {
+        self.inner.members.promote(id).await
+    }
+
+    /// Removes a member for ever. Only the leader can; if it is itself to be removed, it hands leadership over first and
+    /// answers [`ChangeError::NotLeader`], for the next one to be asked. A repeated call changes nothing.
+    pub async fn remove(&self, id: NodeId) -> Result<u64, ChangeError> {
+        self.inner.members.remove(id).await
+    }
+
+    /// Hands leadership to a voter, and waits until it leads. Only the leader can. Proposals are refused as
+    /// [`ProposeError::NotLeader`] meanwhile, which takes a few round trips and flushes. Where the voter does not take over,
+    /// an election follows.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ChangeError> {
+        self.inner.members.transfer_leader(to).await
+    }
+
     /// Asks the most up-to-date voter to take over, if this member leads, and waits until it has; for a planned stop, so
     /// that nobody has to wait for an election timeout. Returns whether this member does not lead any more. Proposals are
     /// refused as [`ProposeError::NotLeader`] meanwhile.
     pub async fn hand_over(&self, within: Duration) -> bool {
-        let raft = &self.inner.raft;
-        let status = self.status();
-        let mut leadership = self.leadership();
-        if status.role != Role::Leader {
-            return true;
-        }
-        let Some(next) = self.inner.local.shortage.successor(&status) else {
-            return false;
-        };
-        if raft.trigger().transfer_leader(next).await.is_err() {
-            return true;
-        }
-        if timeout(within, leadership.wait_for(Option::is_none)).await.is_ok() {
-            return true;
-        }
-        self.resign(next).await;
-        false
-    }
-
-    /// Ends a transfer that `to` did not take up. openraft's leader neither proposes nor shows that it lives once it began
-    /// one, and waits for its successor without end. Granting `to` the vote that it was meant to ask for, which is always
-    /// safe, makes this member a follower that can be elected like any other.
-    async fn resign(&self, to: NodeId) {
-        let raft = &self.inner.raft;
-        let metrics = raft.metrics().borrow_watched().clone();
-        let last_log = raft.data_metrics().borrow_watched().last_log;
-        let vote = Vote::new(metrics.current_term + 1, to);
-        let request = VoteRequest { vote, last_log_id: last_log, leadership_transfer: true };
-        if let Err(e) = raft.vote(request).await {
-            warn!(error = %e, "the leader can't resign");
-        }
+        timeout(within, self.inner.members.hand_over()).await.unwrap_or(false)
     }
 
     /// Resolves when the replica has ended by itself or was shut down. By itself it ends when storage fails or something
     /// panics; the process must end then.
     pub async fn stopped(&self) -> FatalReason {
         let log = &self.inner.counting.log;
+        let mut twin = self.inner.twin.clone();
+        let twin = async move { twin.wait_for(Option::is_some).await.ok()?.clone() };
         tokio::select! {
             reason = ended(&self.inner.raft) => match log.failure() {
                 Some(failure) => FatalReason::Storage(failure.to_owned()),
                 None => reason,
             },
+            Some(twin) = twin => FatalReason::Twin(twin),
             () = log.failed() => FatalReason::Storage(log.failure().unwrap_or("the log failed").to_owned()),
         }
     }
@@ -373,6 +390,19 @@ impl Raft {
     pub(crate) fn parts(&self) -> (OpenRaft, Arc<Local>) {
         (self.inner.raft.clone(), self.inner.local.clone())
     }
+
+    /// Makes the first half of a change of the voters, and keeps this member from making the second for as long as
+    /// what is returned is held.
+    pub(crate) async fn leave_half_done(&self, voters: &[&[NodeId]]) -> tokio::sync::MutexGuard<'_, ()> {
+        let held = self.inner.members.changing.lock().await;
+        let raft = &self.inner.raft;
+        let known = raft.server_metrics().borrow_watched().membership_config.clone();
+        let nodes: std::collections::BTreeMap<_, _> = known.nodes().map(|(id, seat)| (*id, seat.clone())).collect();
+        let voters = voters.iter().map(|voters| voters.iter().copied().collect()).collect();
+        let joint = openraft::Membership::new(voters, nodes).unwrap();
+        raft.append_membership(joint, openraft::EntryPayload::Blank, []).await.unwrap();
+        held
+    }
 }
 
 /// Waits until openraft's core has ended.
@@ -390,90 +420,6 @@ async fn ended(raft: &OpenRaft) -> FatalReason {
             // The core is gone without a word, which only a panic does.
             return FatalReason::Panicked;
         }
-    }
-}
-
-/// Turns openraft's metrics into signals.
-#[derive(Clone)]
-struct Observer {
-    raft: OpenRaft,
-    local: Arc<Local>,
-    progress: Arc<Progress>,
-    counting: Arc<Counting>,
-    founders: Arc<Founders>,
-}
-
-impl Observer {
-    /// Starts what goes on for as long as the replica: signals, care for the space, and snapshots.
-    fn spawn(
-        self,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-        election_max: Duration,
-    ) -> (watch::Receiver<Option<Leadership>>, watch::Receiver<Status>) {
-        let (to_leadership, leadership) = watch::channel(None);
-        let (to_changes, changes) = watch::channel(self.status());
-        let (ends, space, log) = ((stop.clone(), stop.clone(), stop.clone()), self.clone(), self.clone());
-        tasks.spawn(async move {
-            ends.0.run_until_cancelled(self.observe(to_leadership, to_changes)).await;
-        });
-        tasks.spawn(async move {
-            let kept = space.local.shortage.keep(&space.raft, election_max, || space.status());
-            ends.1.run_until_cancelled(kept).await;
-        });
-        tasks.spawn(async move {
-            let Observer { raft, local, progress, counting, .. } = &log;
-            ends.2.run_until_cancelled(compaction::keep(raft, progress, counting, local)).await;
-        });
-        (leadership, changes)
-    }
-
-    fn status(&self) -> Status {
-        let standing = self.founders.standing();
-        status::status(&self.raft, &self.progress, &self.local, standing)
-    }
-
-    async fn observe(&self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {
-        let mut metrics = self.raft.server_metrics();
-        let mut standing = self.founders.changes();
-        let mut leader: Option<NodeId> = None;
-        loop {
-            let applied = self.progress.watch();
-            let id = *applied.borrow();
-            let led = status::leadership(&self.raft, self.local.id, id);
-            let waits_for_own_entry = led.is_none() && self.leads();
-            leadership.send_if_modified(|current| {
-                let changed = *current != led;
-                *current = led;
-                changed
-            });
-            let current = metrics.borrow_watched().current_leader;
-            if current != leader {
-                leader = current;
-                self.counting.leader_changes.fetch_add(1, Ordering::Relaxed);
-            }
-            changes.send_replace(self.status());
-            let own_entry = own_entry(applied, waits_for_own_entry);
-            tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { break },
-                _ = standing.changed() => {}
-                () = own_entry => {}
-            }
-        }
-        // Whoever waits on these sees the replica as it ended: without a leader.
-        leadership.send_replace(None);
-    }
-
-    fn leads(&self) -> bool {
-        let metrics = self.raft.server_metrics();
-        metrics.borrow_watched().state == openraft::ServerState::Leader
-    }
-}
-
-/// Applying matters to the observer only until the first entry of its own term.
-async fn own_entry(mut applied: watch::Receiver<Option<crate::entry::LogId>>, wanted: bool) {
-    if !wanted || applied.changed().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

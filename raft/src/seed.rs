@@ -26,7 +26,7 @@ use crate::machine::Frozen;
 use crate::roster::Roster;
 use crate::settings::{Addresses, NodeId, Settings};
 use crate::snapshot::{self, Head, SnapshotFile, Snapshots};
-use crate::space::Watch;
+use crate::space::Headroom;
 use crate::start::StartError;
 
 const NAME: &str = "seed";
@@ -48,7 +48,7 @@ pub fn write_seed(dir: &Path, cluster: &str, cluster_id: u64, index: u64, frozen
     let aside = dir.join("seed.tmp");
     let head = Head { cluster: cluster.to_owned(), meta, roster };
     // Nothing is kept free: whoever calls this wants the space to be used for it.
-    let written = snapshot::write_file(&aside, &head, frozen, &Watch::new(dir, 0))
+    let written = snapshot::write_file(&aside, &head, frozen, &Headroom::new(dir, 0))
         .and_then(|_| std::fs::rename(&aside, dir.join(NAME)))
         .and_then(|()| sync_dir(dir));
     if written.is_err() {
@@ -118,7 +118,7 @@ impl Seed {
         snapshot_dir: &Path,
         identity: &Identity,
         settings: &Settings,
-        space: &Arc<Watch>,
+        space: &Arc<Headroom>,
     ) -> Result<(), StartError> {
         self.check(settings)?;
         let fail = |source| StartError::Io { path: snapshot_dir.to_owned(), source };

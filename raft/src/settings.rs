@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,12 +26,39 @@ impl fmt::Display for Addresses {
     }
 }
 
-/// What keeps the log on disk. Every engine stands behind openraft's `RaftLogStorage` and passes the same tests.
+/// What keeps the log on disk. Both pass the same tests; a data directory stays with the one that it was written with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogEngine {
     /// The `raft-log` crate: chunked, append-only files.
     #[default]
     RaftLog,
+    /// The `sled` crate: a log-structured tree.
+    Sled,
+}
+
+impl LogEngine {
+    /// Every engine.
+    pub const ALL: [LogEngine; 2] = [LogEngine::RaftLog, LogEngine::Sled];
+}
+
+/// Its name in settings and messages.
+impl fmt::Display for LogEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogEngine::RaftLog => "raft-log",
+            LogEngine::Sled => "sled",
+        })
+    }
+}
+
+impl FromStr for LogEngine {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<LogEngine, String> {
+        let known = || LogEngine::ALL.map(|engine| engine.to_string()).join(", ");
+        let found = LogEngine::ALL.into_iter().find(|engine| engine.to_string() == name);
+        found.ok_or_else(|| format!("{name} is no log engine; there are {}", known()))
+    }
 }
 
 /// Forms of the application's entries and states, by number: which this member reads, and which one it writes.
@@ -156,7 +184,7 @@ pub struct Limits {
     pub log_bytes_held_max: u64,
     /// Entries kept behind a snapshot, so that a member that was away for a moment catches up by log. Default 50 000.
     pub entries_kept_after_snapshot: u64,
-    /// Size of one log file. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
+    /// Size of one log file, and of sled's segments up to 4 MiB. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
     pub log_chunk_bytes: usize,
     /// Space below the data directory that is kept free, so that no write ever finds the disk full; see `space`. 0 turns
     /// it off. Default 64 MiB: all proposals that may be in flight.
@@ -189,6 +217,15 @@ pub struct Limits {
     pub accepted_streams_max: usize,
     /// How long sending and installing a snapshot may take after the last chunk. Default 120 s.
     pub snapshot_install_within: Duration,
+    /// How long one change of the members is waited for; its outcome is unknown afterwards. Default 5 s: two entries, and
+    /// slow disks.
+    pub change_within: Duration,
+    /// Entries that a learner may lack when it becomes a voter: the group may wait for it right after. Default 1000.
+    pub promote_lag_max: u64,
+    /// How long a promotion, or a transfer of leadership, waits for the member to have caught up. Default 3 s.
+    pub catch_up_within: Duration,
+    /// How long a transfer of leadership is waited for. Default 2 s: where it fails, an election follows.
+    pub transfer_within: Duration,
 }
 
 impl Limits {
@@ -257,6 +294,10 @@ impl Default for Limits {
             idle_max: Duration::from_secs(15),
             accepted_streams_max: 256,
             snapshot_install_within: Duration::from_secs(120),
+            change_within: Duration::from_secs(5),
+            promote_lag_max: 1000,
+            catch_up_within: Duration::from_secs(3),
+            transfer_within: Duration::from_secs(2),
         }
     }
 }

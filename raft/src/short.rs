@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use crate::raft::OpenRaft;
+use crate::members::Members;
 use crate::settings::NodeId;
-use crate::space::{LOOK_EVERY, Space, Watch};
-use crate::status::{MemberRole, MemberState, Role, Status};
+use crate::space::{Headroom, LOOK_EVERY, Space};
+use crate::status::{MemberRole, Role, Status};
 
 /// A member that is short of space stands for election all the same after so many of the longest election timeouts without
 /// a leader: then nobody has space, and a leader that refuses proposals is better than none.
@@ -22,7 +22,7 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 /// Who is short of space, as far as this member knows.
 pub(crate) struct Shortage {
     id: NodeId,
-    pub(crate) own: Arc<Watch>,
+    pub(crate) own: Arc<Headroom>,
     /// Those that said so with their last answer to this leader.
     others: Mutex<BTreeMap<NodeId, Space>>,
     /// Of a leader: for whose sake it refuses proposals although it has space itself.
@@ -32,7 +32,7 @@ pub(crate) struct Shortage {
 }
 
 impl Shortage {
-    pub(crate) fn new(id: NodeId, own: Arc<Watch>) -> Shortage {
+    pub(crate) fn new(id: NodeId, own: Arc<Headroom>) -> Shortage {
         let (others, majority) = (Mutex::default(), Mutex::default());
         Shortage { id, own, others, majority, heard: Mutex::new(Instant::now()) }
     }
@@ -75,15 +75,6 @@ impl Shortage {
         self.own.is_exhausted().then(|| (self.id, self.own.seen()))
     }
 
-    /// The voter to which the lead should go: one that follows, has space, and has most of the log.
-    pub(crate) fn successor(&self, status: &Status) -> Option<NodeId> {
-        let fit = status.members.iter().filter(|member| {
-            let follows = member.role == MemberRole::Voter && member.state == MemberState::Following;
-            member.id != self.id && follows && self.of(member.id).is_none()
-        });
-        fit.max_by_key(|member| member.matched).map(|member| member.id)
-    }
-
     /// Notes whether so many voters are short that the others are no majority.
     fn look_at_majority(&self, status: &Status) {
         let voters = status.members.iter().filter(|member| member.role == MemberRole::Voter);
@@ -95,7 +86,7 @@ impl Shortage {
     }
 
     /// Looks at the space again and again, and does what follows from it.
-    pub(crate) async fn keep(&self, raft: &OpenRaft, election_max: Duration, status: impl Fn() -> Status) {
+    pub(crate) async fn keep(&self, members: &Members, election_max: Duration, status: impl Fn() -> Status) {
         let mut handed_over: Option<Instant> = None;
         loop {
             sleep(LOOK_EVERY).await;
@@ -106,20 +97,16 @@ impl Shortage {
             }
             let heard = *self.heard.lock().expect("nothing panics while it holds this");
             let short = self.own.is_short();
-            raft.runtime_config().elect(!short || heard.elapsed() > election_max * HEAD_START);
+            members.stand_for_election(!short || heard.elapsed() > election_max * HEAD_START);
             let status = status();
             self.look_at_majority(&status);
             let tried = handed_over.is_some_and(|at| at.elapsed() < HAND_OVER_PAUSE);
             if status.role != Role::Leader || !short || tried {
                 continue;
             }
-            if let Some(to) = self.successor(&status) {
-                warn!(to, "this node is short of space and hands over the lead");
-                handed_over = Some(Instant::now());
-                if raft.trigger().transfer_leader(to).await.is_err() {
-                    return;
-                }
-            }
+            warn!("this node is short of space and hands over the lead, if another one has space");
+            handed_over = Some(Instant::now());
+            members.hand_over().await;
         }
     }
 }

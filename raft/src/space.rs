@@ -46,8 +46,8 @@ pub struct Space {
     pub short: bool,
 }
 
-/// Watches the space.
-pub(crate) struct Watch {
+/// The space that is left, watched by everybody who writes.
+pub(crate) struct Headroom {
     dir: PathBuf,
     reserve: u64,
     free: watch::Sender<u64>,
@@ -57,9 +57,9 @@ pub(crate) struct Watch {
     changed: Condvar,
 }
 
-impl Watch {
-    pub(crate) fn new(dir: &Path, reserve: u64) -> Watch {
-        let watch = Watch {
+impl Headroom {
+    pub(crate) fn new(dir: &Path, reserve: u64) -> Headroom {
+        let headroom = Headroom {
             dir: dir.to_owned(),
             reserve,
             free: watch::Sender::new(u64::MAX),
@@ -67,8 +67,8 @@ impl Watch {
             closed: Mutex::new(false),
             changed: Condvar::new(),
         };
-        watch.look();
-        watch
+        headroom.look();
+        headroom
     }
 
     /// Asks the file system. What can't be asked is taken for enough: a write will tell.
@@ -82,7 +82,7 @@ impl Watch {
                 u64::MAX
             }
         };
-        let enough = self.reserve + self.reserve / RELIEF_PARTS;
+        let enough = self.reserve.saturating_add(self.reserve / RELIEF_PARTS);
         let short = free < self.reserve || (free < enough && self.short.load(Relaxed));
         if self.short.swap(short, Relaxed) != short {
             let (dir, reserve) = (self.dir.display(), self.reserve);
@@ -156,14 +156,14 @@ impl Watch {
 
     /// Writes as long as there is space, and fails before there is none.
     pub(crate) fn careful<W: Write>(&self, to: W) -> Careful<'_, W> {
-        Careful { to, watch: self }
+        Careful { to, headroom: self }
     }
 }
 
-/// See [`Watch::careful`].
+/// See [`Headroom::careful`].
 pub(crate) struct Careful<'a, W> {
     to: W,
-    watch: &'a Watch,
+    headroom: &'a Headroom,
 }
 
 impl<W> Careful<'_, W> {
@@ -174,7 +174,7 @@ impl<W> Careful<'_, W> {
 
 impl<W: Write> Write for Careful<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.watch.spares(bytes.len() as u64) {
+        if !self.headroom.spares(bytes.len() as u64) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "it would use up the space that is kept free"));
         }
         self.to.write(bytes)

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
+use tokio::sync::watch;
+use tracing::warn;
 
 use crate::apply::{Applier, Progress};
 use crate::backup::sync_dir;
@@ -14,15 +16,16 @@ use crate::compaction::Behind;
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
 use crate::identity::{Identity, IdentityError};
+use crate::leaving;
 use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
 use crate::seed::Seed;
-use crate::settings::Settings;
+use crate::settings::{LogEngine, NodeId, Settings};
 use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
-use crate::space::Watch;
+use crate::space::Headroom;
 use crate::stream::Connect;
 
 /// Why a replica does not start. Nothing was changed in the data directory, except that a torn write may have been cut
@@ -35,17 +38,53 @@ pub enum StartError {
     /// The data directory belongs to another node or cluster, or was written by another version.
     #[error("{0}. Point the node at its own data directory, or start with an empty one, --join and a new id")]
     Foreign(String),
+    /// The data directory was written with another log engine.
+    #[error(
+        "{dir} was written with the log engine {found}, not with {asked}. Start with --log-engine {found}; to change the \
+         engine of a node, remove it from its cluster and start it with an empty directory, --join and a new id"
+    )]
+    Engine {
+        /// The data directory.
+        dir: PathBuf,
+        /// What it was written with.
+        found: LogEngine,
+        /// What the settings ask for.
+        asked: LogEngine,
+    },
     /// What is stored was damaged. The group may count on what can't be read any more, so this node must not go on.
     #[error(
         "{0}. Part of what this node has acknowledged is lost. Keep the directory for inspection; remove the node from \
          its cluster and start it with an empty directory, --join and a new id"
     )]
     Damaged(String),
+    /// The data directory is of a member that was removed.
+    #[error(
+        "{dir} is the data directory of node {id}, which was removed from the cluster; neither is ever used again. Start with \
+         an empty directory, --join and a new id",
+        dir = .0.display(), id = .1
+    )]
+    Removed(PathBuf, NodeId),
     /// Another process uses the data directory.
     #[error("{0}. Another process uses this data directory; stop it first")]
     InUse(String),
+    /// Another process runs with the same identity: one of the two data directories is a copy.
+    #[error(
+        "another process answers at {address} as node {id} with the same data directory as {dir}: one of them is a copy. \
+         Two processes with one identity could vote twice; stop one of them and remove its directory",
+        dir = .dir.display()
+    )]
+    Twin {
+        /// The node's id.
+        id: NodeId,
+        /// Where the group knows the node, and where the other process answers.
+        address: String,
+        /// This process's directory.
+        dir: PathBuf,
+    },
     /// The disk refused.
-    #[error("{path}: {source}")]
+    #[error(
+        "{path}: {source}. Look at the disk, the space on it and the rights of this path, then start this node again"
+    )]
     Io {
         /// Where.
         path: PathBuf,
@@ -65,6 +104,7 @@ impl From<IdentityError> for StartError {
         match e {
             IdentityError::Io { path, source } => StartError::Io { path, source },
             IdentityError::Damaged { .. } => StartError::Damaged(e.to_string()),
+            IdentityError::Engine { dir, found, asked } => StartError::Engine { dir, found, asked },
             IdentityError::Format { .. } | IdentityError::Foreign { .. } => StartError::Foreign(e.to_string()),
         }
     }
@@ -90,7 +130,7 @@ struct Disk {
     store: LogStore,
     closer: LogCloser,
     snapshots: Snapshots,
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
 }
 
 /// Opens or creates the data directory. Blocks.
@@ -100,20 +140,25 @@ struct Disk {
 fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
     let (log_dir, snapshot_dir) =
         (log::dir_in(&settings.data_dir, settings.engine), snapshot::dir_in(&settings.data_dir));
-    for dir in [&settings.data_dir, &log_dir, &snapshot_dir] {
-        std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: dir.clone(), source })?;
-    }
+    make_dirs(&[&settings.data_dir])?;
     let lock = lock(&settings.data_dir)?;
     let known = Identity::load(&settings.data_dir)?;
     let create = known.is_none();
     let identity = match known {
         Some(identity) => {
             identity.check(&settings.data_dir, settings)?;
+            if leaving::is_marked(&settings.data_dir) {
+                return Err(StartError::Removed(settings.data_dir.clone(), identity.id));
+            }
             identity
         }
-        None => Identity::draw(settings),
+        None => {
+            no_other_log(settings)?;
+            Identity::draw(settings)
+        }
     };
-    let space = Arc::new(Watch::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
+    let space = Arc::new(Headroom::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
+    make_dirs(&[&log_dir, &snapshot_dir])?;
     let seed = Seed::find(&settings.data_dir)?;
     if create && let Some(seed) = &seed {
         seed.plant(&snapshot_dir, &identity, settings, &space)?;
@@ -136,6 +181,24 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
         return Err(e);
     }
     Ok(Disk { lock, identity, pristine, store: opened.store, closer: opened.closer, snapshots, space })
+}
+
+fn make_dirs(dirs: &[&PathBuf]) -> Result<(), StartError> {
+    for dir in dirs {
+        std::fs::create_dir_all(dir).map_err(|source| StartError::Io { path: (*dir).clone(), source })?;
+    }
+    Ok(())
+}
+
+/// A directory without an identity was never used, or its creation was interrupted, and is then repeated with the engine that
+/// it was begun with. A log of another engine is not passed over.
+fn no_other_log(settings: &Settings) -> Result<(), StartError> {
+    for found in LogEngine::ALL.into_iter().filter(|engine| *engine != settings.engine) {
+        if log::dir_in(&settings.data_dir, found).exists() {
+            return Err(StartError::Engine { dir: settings.data_dir.clone(), found, asked: settings.engine });
+        }
+    }
+    Ok(())
 }
 
 /// Makes a new data directory count: writes its identity.
@@ -245,6 +308,7 @@ pub(crate) async fn build(
         cluster: settings.cluster.clone(),
         id: settings.id,
         nonce: disk.identity.nonce,
+        process: settings.nonce,
         advertise: settings.advertise.clone(),
         heartbeat: settings.heartbeat,
         formats: settings.formats,
@@ -252,6 +316,7 @@ pub(crate) async fn build(
         connect,
         shortage: Arc::new(Shortage::new(settings.id, disk.space)),
         behind: Behind::default(),
+        removed: watch::Sender::new(false),
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
@@ -267,6 +332,13 @@ pub(crate) async fn build(
             return Err(StartError::Restore(e.to_string()));
         }
     };
+    if let Some(address) = leaving::find_twin(&progress, &local, &lines).await {
+        if let Err(e) = raft.shutdown().await {
+            warn!(error = %e, "the replica did not stop cleanly");
+        }
+        disk.closer.close().await;
+        return Err(StartError::Twin { id: settings.id, address, dir: settings.data_dir.clone() });
+    }
     Ok(Built {
         raft,
         local,

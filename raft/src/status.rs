@@ -95,6 +95,10 @@ pub struct Status {
     pub quorum_acked_ms_ago: Option<u64>,
     /// The members by id, as of the latest membership in its log.
     pub members: Vec<Member>,
+    /// Voters that must answer for anything to be decided.
+    pub quorum: usize,
+    /// Whether a change of the voters is half done: for now majorities of both the old and the new ones are needed.
+    pub joint: bool,
 }
 
 /// The right to act as the leader of one term. Compares equal only within that term.
@@ -149,6 +153,8 @@ pub(crate) fn status(raft: &OpenRaft, progress: &Progress, local: &Local, standi
         short: local.shortage.of(*id),
         matched: metrics.replication.as_ref().and_then(|matched| matched.get(id).cloned().flatten().index()),
     });
+    let configs = metrics.membership_config.membership().get_joint_config();
+    let quorum = configs.iter().map(|voters| voters.len() / 2 + 1).max().unwrap_or(0);
     let acked = metrics.last_quorum_acked.filter(|_| metrics.state == ServerState::Leader);
     Status {
         id: metrics.id,
@@ -170,5 +176,7 @@ pub(crate) fn status(raft: &OpenRaft, progress: &Progress, local: &Local, standi
         purged: metrics.purged.index(),
         quorum_acked_ms_ago: acked.map(|acked| u64::try_from(acked.elapsed().as_millis()).unwrap_or(u64::MAX)),
         members: members.collect(),
+        quorum,
+        joint: configs.len() > 1,
     }
 }

@@ -1,4 +1,4 @@
-//! What needs a look inside: a disk that stands still, on streams in memory.
+//! What needs a look inside: a disk that stands still, a change that is left half-done, on streams in memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::entry::{Group, LogId, Vote};
 use crate::net::frame::{self, AppendAnswer, AppendAsk, Purpose};
 use crate::net::link::Link;
-use crate::{Addresses, Connect, Frozen, NodeId, PREAMBLE, Raft, Settings, StateMachine, Stream};
+use crate::{Addresses, ChangeError, Connect, Frozen, NodeId, PREAMBLE, Raft, Settings, StateMachine, Stream};
 
 #[derive(Default)]
 struct Last(Mutex<Vec<u8>>);
@@ -66,17 +66,26 @@ impl Connect for Switch {
 }
 
 async fn three() -> (TempDir, BTreeMap<NodeId, Raft>) {
+    let (dir, nodes, _) = three_and_more(0).await;
+    (dir, nodes)
+}
+
+/// Three founders, and others that wait to be added.
+async fn three_and_more(others: u64) -> (TempDir, BTreeMap<NodeId, Raft>, Arc<Switch>) {
     let (dir, switch) = (tempfile::tempdir().unwrap(), Arc::new(Switch::default()));
     let addresses = |id: NodeId| Addresses { peer: id.to_string(), api: String::new() };
     let mut nodes = BTreeMap::new();
-    for id in 1..=3 {
+    for id in 1..=3 + others {
         let mut settings = Settings::new(id, "test", dir.path().join(id.to_string()), id);
-        settings.founders = (1..=3).map(|id| (id, addresses(id))).collect();
+        settings.join = id > 3;
+        settings.founders = (1..=3).filter(|_| id <= 3).map(|id| (id, addresses(id))).collect();
+        settings.limits.promote_lag_max = 20;
+        settings.limits.catch_up_within = Duration::from_millis(300);
         let raft = Raft::start(settings, Arc::new(Last::default()), switch.clone()).await.unwrap();
         switch.0.lock().unwrap().insert(id.to_string(), raft.clone());
         nodes.insert(id, raft);
     }
-    (dir, nodes)
+    (dir, nodes, switch)
 }
 
 async fn leader(nodes: &BTreeMap<NodeId, Raft>) -> NodeId {
@@ -205,4 +214,51 @@ async fn a_disk_that_stands_still_costs_no_election() {
     works_while_stalled(&nodes, leader, follower).await;
     // The leader's own disk counts for its own acknowledgement only: the other two are a majority.
     works_while_stalled(&nodes, leader, leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_lags_is_not_promoted_before_it_has_caught_up() {
+    let (_dir, nodes, _) = three_and_more(1).await;
+    let leader = &nodes[&leader(&nodes).await];
+    leader.add_learner(4, "4").await.unwrap();
+    leader.promote(77).await.unwrap_err();
+    let reached = leader.applied();
+    nodes[&4].wait_applied(reached, Duration::from_secs(20)).await.unwrap();
+    let stop = nodes[&4].stall_disk();
+    for _ in 0..50 {
+        leader.propose(Bytes::from_static(b"x")).await.unwrap();
+    }
+    // A disk that stands still may keep it from answering at all.
+    let refused = leader.promote(4).await.unwrap_err();
+    assert!(matches!(refused, ChangeError::Behind { id: 4, lag: 21.., .. } | ChangeError::Silent(4)), "{refused}");
+    drop(stop);
+    let promoted = timeout(Duration::from_secs(20), async {
+        while let Err(e) = leader.promote(4).await {
+            assert!(matches!(e, ChangeError::Behind { .. } | ChangeError::Silent(_)), "{e}");
+        }
+    });
+    promoted.await.expect("it catches up and votes");
+    assert_eq!(leader.status().quorum, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_left_half_done_is_completed_by_the_next_leader() {
+    let (_dir, mut nodes, switch) = three_and_more(1).await;
+    let first = leader(&nodes).await;
+    nodes[&first].add_learner(4, "4").await.unwrap();
+    let former = nodes[&first].clone();
+    let _held = former.leave_half_done(&[&[1, 2, 3], &[1, 2, 3, 4]]).await;
+    assert!(nodes[&first].status().joint);
+    switch.0.lock().unwrap().remove(&first.to_string());
+    nodes.remove(&first).unwrap().shutdown().await;
+    let completed = timeout(Duration::from_secs(20), async {
+        // Whoever leads next needs majorities of both, and then has four voters.
+        while !nodes.values().any(|raft| {
+            let status = raft.status();
+            raft.leadership().borrow().is_some() && !status.joint && status.quorum == 3
+        }) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    completed.await.expect("the next leader completes it");
 }

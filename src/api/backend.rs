@@ -33,6 +33,9 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// Why it must not answer for the cluster at all, as a sentence.
+    fn shut_out(&self) -> Option<String>;
+
     /// Asks the directory: this node if it leads, otherwise the leader, who is found and followed for as long as the
     /// request is worth waiting for.
     fn ask(&self, request: RequestBody) -> impl Future<Output = Result<Answer, Failure>> + Send;

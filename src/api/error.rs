@@ -45,6 +45,12 @@ impl Error {
         self
     }
 
+    /// Whether trying again later may help, where the code alone does not tell.
+    pub(super) fn temporary(mut self, temporary: bool) -> Self {
+        self.body.error.temporary = temporary;
+        self
+    }
+
     /// With a further field.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.body.more.insert(name.to_owned(), value.into());
@@ -72,7 +78,7 @@ impl Error {
     pub(super) fn of_write(failure: &Failure) -> Self {
         let message = failure.to_string();
         let (code, applied) = match failure {
-            Failure::NotLeader { .. } | Failure::NoQuorum | Failure::NoSpace { .. } => {
+            Failure::NotLeader { .. } | Failure::NoQuorum | Failure::NoSpace { .. } | Failure::ShutOut { .. } => {
                 (ErrorCode::Unavailable, Applied::No)
             }
             Failure::Overloaded => (ErrorCode::RateLimited, Applied::No),

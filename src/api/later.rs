@@ -11,7 +11,7 @@ fn not_offered<B: Backend>(what: &'static str) -> MethodRouter<Api<B>> {
 
 /// Routes of their own.
 pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
-    const ROUTES: [(&str, &str); 23] = [
+    const ROUTES: [(&str, &str); 19] = [
         ("/v1/topics", "Topics"),
         ("/v1/topics/{topic}", "Topics"),
         ("/v1/topics/{topic}/members", "Topics"),
@@ -26,11 +26,7 @@ pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
         ("/v1/bans/{user}", "Banning users"),
         ("/v1/webhooks", "Webhooks"),
         ("/v1/webhooks/{id}", "Webhooks"),
-        ("/v1/cluster/members", "Changing the members"),
-        ("/v1/cluster/members/{id}", "Changing the members"),
-        ("/v1/cluster/members/{id}/promote", "Changing the members"),
-        ("/v1/cluster/members/{id}/demote", "Changing the members"),
-        ("/v1/cluster/transfer-leader", "Transferring leadership"),
+        ("/v1/cluster/members/{id}/demote", "Making a voter a learner"),
         ("/v1/gateways/{id}/drain", "Draining a gateway"),
         ("/v1/openapi.json", "The OpenAPI document"),
         ("/goim/{*rest}", "The interface of goim"),

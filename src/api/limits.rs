@@ -34,6 +34,8 @@ pub struct ApiLimits {
     pub watches_max: usize,
     /// Wait for the leader before the outcome is called unknown.
     pub ask_timeout: Duration,
+    /// Wait for a change of the group: a node is asked, may have to catch up a little, and two entries are decided.
+    pub change_timeout: Duration,
     /// Wait for a fresh view, unless the caller told one.
     pub read_timeout: Duration,
     /// Longest wait that a caller may ask for.
@@ -58,6 +60,7 @@ impl Default for ApiLimits {
             page_scan_max: 20_000,
             watches_max: 1000,
             ask_timeout: Duration::from_secs(10),
+            change_timeout: Duration::from_secs(20),
             read_timeout: Duration::from_secs(5),
             timeout_max: Duration::from_secs(60),
             push_timeout: Duration::from_secs(2),

@@ -11,6 +11,7 @@ mod error;
 mod gateways;
 mod later;
 mod limits;
+mod members;
 mod observe;
 mod process;
 mod push;
@@ -69,6 +70,10 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
         .route("/v1/cluster/hash", get(state::hash::<B>))
         .route("/v1/cluster/snapshot", post(state::snapshot::<B>))
         .route("/v1/cluster/backup", get(state::backup::<B>))
+        .route("/v1/cluster/members", post(members::add::<B>))
+        .route("/v1/cluster/members/{id}", delete(members::remove::<B>))
+        .route("/v1/cluster/members/{id}/promote", post(members::promote::<B>))
+        .route("/v1/cluster/transfer-leader", post(members::transfer_leader::<B>))
         .route("/v1/info", get(process::info::<B>))
         .route("/livez", get(process::livez))
         .route("/readyz", get(process::readyz::<B>))
@@ -76,6 +81,7 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
         .merge(later::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(api.clone(), process::refuse_if_shut_out::<B>))
         .layer(from_fn_with_state(api.clone(), observe::observe::<B>))
         .with_state(api)
 }
@@ -104,7 +110,9 @@ impl<B> Clone for Api<B> {
 impl<B: Backend> Api<B> {
     /// Asks the directory for a change.
     async fn ask(&self, request: RequestBody) -> Result<Answer, Error> {
-        match timeout(self.limits.ask_timeout, self.backend.ask(request)).await {
+        let is_change = matches!(request, RequestBody::Change(_));
+        let within = if is_change { self.limits.change_timeout } else { self.limits.ask_timeout };
+        match timeout(within, self.backend.ask(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(failure)) => Err(Error::of_write(&failure).leader(self.leader_api(&failure).await)),
             Err(_) => {

@@ -1,7 +1,8 @@
 //! About the process itself, and the group of directory nodes.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::timeout;
@@ -10,8 +11,27 @@ use super::answer::{self, Shows};
 use super::{Api, Backend, Error};
 use crate::telemetry;
 use crate::view::View;
-use crate::wire::http::ErrorCode;
+use crate::wire::http::{Applied, ErrorCode};
 use crate::wire::peer::{Answer, RequestBody};
+
+/// What a process still answers about itself when it must not answer for the cluster.
+const ABOUT_ITSELF: &str = "/v1/info";
+
+/// Refuses what concerns the cluster where this process does not belong to it.
+pub(super) async fn refuse_if_shut_out<B: Backend>(
+    State(api): State<Api<B>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Error> {
+    let path = request.uri().path();
+    if path.starts_with("/v1/")
+        && path != ABOUT_ITSELF
+        && let Some(why) = api.backend.shut_out()
+    {
+        return Err(Error::new(ErrorCode::Unavailable, why).temporary(false).applied(Applied::No));
+    }
+    Ok(next.run(request).await)
+}
 
 /// `GET /livez`: the process answers.
 pub(super) async fn livez() -> Response {

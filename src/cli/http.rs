@@ -71,9 +71,21 @@ impl Caller {
         Err(self.nobody(last))
     }
 
-    /// Changes something; asks the next API only when one can't have seen the request.
+    /// Changes something, see [`Self::send`].
     pub(super) async fn post(
         &self,
+        path: &str,
+        body: Bytes,
+        extra: Option<(HeaderName, HeaderValue)>,
+        within: Duration,
+    ) -> Result<Response, Failed> {
+        self.send(Method::POST, path, body, extra, within).await
+    }
+
+    /// Changes something; asks the next API only when one can't have seen the request.
+    pub(super) async fn send(
+        &self,
+        method: Method,
         path: &str,
         body: Bytes,
         extra: Option<(HeaderName, HeaderValue)>,
@@ -85,7 +97,7 @@ impl Caller {
         let mut last = None;
         for api in &self.apis {
             let url = format!("{api}{path}");
-            match self.client.request(Method::POST, &url, headers.clone(), body.clone(), within).await {
+            match self.client.request(method.clone(), &url, headers.clone(), body.clone(), within).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.not_sent() => last = Some(error),
                 Err(error) => {

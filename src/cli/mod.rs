@@ -11,6 +11,7 @@ mod failed;
 mod force_new_cluster;
 mod gateways;
 mod http;
+mod members;
 mod options;
 mod print;
 mod push;
@@ -28,6 +29,7 @@ pub use connections::{ConnectionsArgs, ConnectionsVerb};
 pub use failed::{Exit, Failed};
 pub use force_new_cluster::ForceNewClusterArgs;
 pub use gateways::{GatewaysArgs, GatewaysVerb};
+pub use members::{MembersArgs, MembersVerb};
 pub use options::{ApiOptions, Output};
 pub use push::{AckArg, MessageArgs, PushArgs, PushTarget};
 pub use snapshot::{SnapshotArgs, SnapshotVerb};
@@ -40,6 +42,8 @@ pub use whereis::WhereisArgs;
 pub enum ClientVerb {
     /// Show the directory nodes, who leads, and how much is connected
     Status(StatusArgs),
+    /// Show and change the directory nodes: grow, shrink, replace, move leadership
+    Members(MembersArgs),
     /// Show where a user is connected
     Whereis(WhereisArgs),
     /// List connections
@@ -63,6 +67,7 @@ impl ClientVerb {
     pub async fn run(self) -> Exit {
         let done = match self {
             Self::Status(args) => status::run(&args).await,
+            Self::Members(args) => members::run(&args).await,
             Self::Whereis(args) => whereis::run(&args).await,
             Self::Connections(args) => connections::run(&args).await,
             Self::Gateways(args) => gateways::run(&args).await,

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::http::Caller;
 use super::print::{self, or_none};
-use super::{ApiOptions, Exit, Failed, Output};
+use super::{ApiOptions, Exit, Failed, Output, members};
 use crate::wire::http::{Cluster, Stats};
 
 /// Arguments of `status`.
@@ -35,7 +35,9 @@ pub(super) async fn run(args: &StatusArgs) -> Result<(), Failed> {
 
 async fn show(cluster: &Cluster, caller: &Caller) -> Result<(), Failed> {
     let leader = or_none(cluster.leader);
-    print::line(format!("cluster {}   leader {leader}   term {}", cluster.cluster, cluster.term).as_bytes())?;
+    let head =
+        format!("cluster {}   leader {leader}   term {}   {}", cluster.cluster, cluster.term, members::votes(cluster));
+    print::line(head.as_bytes())?;
     // Counts are shown as they are known here; they are worth having without a quorum too.
     let stats = caller.get("/v1/stats?consistency=cached").await?;
     if let Ok(Stats { connections, users, gateways, revision, .. }) = print::body("status", &stats) {
@@ -44,26 +46,5 @@ async fn show(cluster: &Cluster, caller: &Caller) -> Result<(), Failed> {
         print::line(counts.as_bytes())?;
     }
     print::line(b"")?;
-    let mut table = print::table(&["id", "role", "state", "applied", "last log", "peer", "api"]);
-    for member in &cluster.members {
-        table.add_row([
-            member.id.to_string(),
-            member.role.clone(),
-            member.state.clone(),
-            or_none(member.applied),
-            or_none(member.last_log),
-            member.peer.clone(),
-            member.api.clone(),
-        ]);
-    }
-    print::show(&table)?;
-    for member in &cluster.members {
-        if let Some(free) = member.short_of_space {
-            let free = bytesize::ByteSize(free);
-            let short =
-                format!("node {} has only {free} of disk left: it writes nothing new; free some there", member.id);
-            print::line(short.as_bytes())?;
-        }
-    }
-    Ok(())
+    members::show(cluster)
 }

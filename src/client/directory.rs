@@ -10,7 +10,7 @@ use super::watch::WatchStream;
 use crate::chance;
 use crate::directory::Batch;
 use crate::peer::{Broken, Calls};
-use crate::wire::peer::{Answer, Failure, Hello, Purpose, Request, RequestBody, Response, WatchFrom};
+use crate::wire::peer::{Answer, Failure, GroupChange, Hello, Purpose, Request, RequestBody, Response, WatchFrom};
 
 type Control = Calls<Response>;
 
@@ -21,8 +21,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for a node to be connected and to answer the hello: a frozen one takes connections and says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// Wait before asking again where nothing points to a better node; an election takes a few of these.
-const RETRY_PAUSE: Duration = Duration::from_millis(40);
+/// Longest wait for the answer to a change of the group, longer than a leader takes for it at worst.
+const CHANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Longest time for which a change of the group follows the leader.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(18);
+
+/// First and longest wait before asking again where nothing points to a better node. Leadership that is handed over arrives
+/// within a few of the first, an election takes a few of the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(40));
 
 /// How to reach the directory.
 #[derive(Debug, Clone)]
@@ -77,6 +84,7 @@ impl Directory {
     pub async fn ask(&self, body: RequestBody, within: Duration) -> Result<Answer, Failure> {
         let deadline = Instant::now() + within;
         let mut may_have_applied = false;
+        let mut retry_pause = RETRY_PAUSE.0;
         loop {
             let failure = match tokio::time::timeout_at(deadline, self.ask_once(body.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -85,11 +93,16 @@ impl Directory {
             };
             may_have_applied |= failure == Failure::Unknown;
             let pause = match &failure {
+                Failure::Refused { .. } => return Err(failure),
                 // Somebody has to free space; whoever asks is told at once.
-                Failure::Refused { .. } | Failure::NoSpace { .. } if !may_have_applied => return Err(failure),
+                Failure::NoSpace { .. } if !may_have_applied => return Err(failure),
                 Failure::Unknown if !is_repeatable(&body) => return Err(failure),
                 Failure::NotLeader { leader: Some(_) } => Duration::from_millis(1),
-                _ => chance::jittered(RETRY_PAUSE, 0.5),
+                _ => {
+                    let pause = chance::jittered(retry_pause, 0.5);
+                    retry_pause = (retry_pause * 2).min(RETRY_PAUSE.1);
+                    pause
+                }
             };
             if Instant::now() + pause >= deadline {
                 // An earlier copy may still take effect, whatever was said of the last one.
@@ -97,6 +110,11 @@ impl Directory {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Changes the group. That takes longer than other requests, so it has a stream of its own.
+    pub async fn change(&self, change: GroupChange) -> Result<Answer, Failure> {
+        self.separate(CHANGE_ANSWER_TIMEOUT).ask(RequestBody::Change(change), CHANGE_TIMEOUT).await
     }
 
     /// One attempt at the leader, as far as it is known. Requests leave in the order in which these calls are first polled.
@@ -117,7 +135,7 @@ impl Directory {
         match &result {
             Ok(Answer::Cluster(cluster)) => self.learn(cluster.members.iter().map(|m| m.peer.clone()).collect()),
             Err(Failure::NotLeader { leader }) => self.turn_away(&control, leader.as_ref().map(|l| l.1.clone())).await,
-            Err(Failure::NoQuorum | Failure::Unknown) => self.turn_away(&control, None).await,
+            Err(Failure::NoQuorum | Failure::Unknown | Failure::ShutOut { .. }) => self.turn_away(&control, None).await,
             _ => {}
         }
         result
@@ -178,8 +196,9 @@ impl Directory {
         known.nodes.get(known.turn).cloned().unwrap_or_default()
     }
 
-    /// Keeps the given nodes in mind beside the members, for a group whose members have all moved.
-    fn learn(&self, mut members: Vec<String>) {
+    /// Learns the peer addresses of the members. The given nodes are kept in mind beside them, for a group whose members have
+    /// all moved.
+    pub fn learn(&self, mut members: Vec<String>) {
         members.retain(|address| !address.is_empty());
         if members.is_empty() {
             return;

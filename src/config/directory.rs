@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::units::{duration, member, range, size};
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
-use crate::node::{SNAPSHOT_EVERY, Settings};
+use crate::node::{LogEngine, SNAPSHOT_EVERY, Settings};
 
 /// Run a directory node: a member of the Raft group that holds the map of connections
 #[derive(Debug, Clone, Args)]
@@ -47,9 +47,9 @@ pub struct DirectoryArgs {
     #[arg(long, value_name = "NAME", env = "SWITCHBOARD_CLUSTER", default_value = CLUSTER)]
     pub cluster: String,
 
-    /// What keeps the log on disk; sled is not offered yet
-    #[arg(long, value_name = "ENGINE", env = "SWITCHBOARD_LOG_ENGINE", default_value = "raft-log")]
-    pub log_engine: String,
+    /// What keeps the log on disk: raft-log or sled; a data directory stays with the one that it was written with
+    #[arg(long, value_name = "ENGINE", env = "SWITCHBOARD_LOG_ENGINE", default_value_t)]
+    pub log_engine: LogEngine,
 
     /// Peer address that others are told, if it is not the listening one
     #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_PEER")]
@@ -87,9 +87,6 @@ impl DirectoryArgs {
     /// The first one that makes no sense.
     pub async fn settings(self) -> Result<Settings, ConfigError> {
         let refuse = |why: String| Err(ConfigError(why));
-        if self.log_engine != "raft-log" {
-            return refuse(format!("--log-engine {} is not offered yet; use raft-log", self.log_engine));
-        }
         if self.id == 0 {
             return refuse(String::from("--id is 1 or more"));
         }
@@ -135,6 +132,7 @@ impl DirectoryArgs {
             join: self.join,
             heartbeat: self.heartbeat,
             election: self.election,
+            log_engine: self.log_engine,
             snapshot_every: self.snapshot_every,
             disk_reserve: self.disk_reserve,
         })

@@ -48,7 +48,14 @@ impl Backend for Serving {
         self.hub.ready()
     }
 
+    fn shut_out(&self) -> Option<String> {
+        None
+    }
+
     async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
+        if let RequestBody::Change(change) = request {
+            return self.directory.change(change).await;
+        }
         let mut answer = self.directory.ask(request, self.hub.settings.ask).await;
         if let Ok(Answer::Cluster(cluster)) = &mut answer {
             cluster.node = None;

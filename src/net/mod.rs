@@ -69,6 +69,11 @@ pub async fn connect(address: &str) -> io::Result<Stream> {
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// A connection that was accepted by another runtime, from now on in the hands of the current one.
+pub fn moved_here(stream: Stream) -> io::Result<Stream> {
+    Stream::from_std(stream.into_std()?)
+}
+
 /// Whether everything that listens on `address` can be reached from this machine only.
 pub async fn is_loopback(address: &str) -> io::Result<bool> {
     Ok(lookup_host(address).await?.all(|a| a.ip().is_loopback()))

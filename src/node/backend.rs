@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::backups::Backups;
 use super::feed;
 use super::hash::Hashes;
+use super::members;
 use super::requests::Requests;
 use super::view::NodeView;
 use super::watch_hub::WatchHub;
@@ -71,12 +72,16 @@ impl Backend for NodeBackend {
     }
 
     fn ready(&self) -> Result<(), String> {
+        if let Some(why) = self.shut_out() {
+            return Err(why);
+        }
         let status = self.requests.raft.status();
         match (self.view.staleness(), status.standing) {
-            (_, Standing::ShutOut(why)) => Err(why),
             (Some(age), _) if age <= READY_STALENESS_MAX => Ok(()),
             (_, Standing::Founding) => Err("the cluster is being founded; are all founders running?".to_owned()),
-            (_, Standing::Joining) => Err("this node waits to be added to a cluster".to_owned()),
+            (_, Standing::Joining) => {
+                Err("this node waits to be added to a cluster: switchboard members add ID HOST:PORT".to_owned())
+            }
             _ if status.leader.is_none() => Err("no leader is known; is a majority of the nodes running?".to_owned()),
             _ => Err("no quorum confirms what this node knows".to_owned()),
         }
@@ -88,11 +93,19 @@ impl Backend for NodeBackend {
         short.then(|| format!("{free} bytes are free in {dir}, {reserve} are kept free: new writes are refused"))
     }
 
+    fn shut_out(&self) -> Option<String> {
+        members::shut_out(&self.requests.raft)
+    }
+
     async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
-        match self.requests.answer(request.clone()).await {
-            // Without a known leader an election may be under way; it is worth waiting for.
-            Err(Failure::NotLeader { .. } | Failure::NoQuorum) => self.others.ask(request, ASK_TIMEOUT).await,
-            result => result,
+        let result = self.requests.answer(request.clone()).await;
+        if !matches!(result, Err(Failure::NotLeader { .. } | Failure::NoQuorum)) {
+            return result;
+        }
+        // Without a known leader an election may be under way; it is worth waiting for.
+        match request {
+            RequestBody::Change(change) => self.others.change(change).await,
+            request => self.others.ask(request, ASK_TIMEOUT).await,
         }
     }
 

@@ -14,8 +14,8 @@ use crate::directory::{
 };
 use crate::wire::http;
 use crate::wire::peer::{
-    Ack, Answer, ClusterMark, Deliver, Delivered, Failure, Hello, HelloAnswer, Message, Payload, Purpose, Request,
-    RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
+    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, GroupChange, Hello,
+    HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
 };
 
 #[path = "../../tests/golden/fixture.rs"]
@@ -144,6 +144,10 @@ fn requests_of_version_1_keep_their_form() {
         RequestBody::Leases,
         RequestBody::Cluster,
         RequestBody::Members,
+        RequestBody::Change(GroupChange::Add { id: 4, peer: "node-4:7200".to_owned() }),
+        RequestBody::Change(GroupChange::Promote { id: 4 }),
+        RequestBody::Change(GroupChange::Remove { id: 4 }),
+        RequestBody::Change(GroupChange::TransferLeader { to: 2 }),
     ];
     check("request-1.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
     let ops = [
@@ -153,6 +157,7 @@ fn requests_of_version_1_keep_their_form() {
         OpOutcome::Refused(OpRefused::ConnectionLimit { max: 16 }),
     ];
     let done = BatchDone { revision: 6, ops: Arc::from(ops) };
+    let refused = |kind| ChangeRefused { kind, why: "no such node".to_owned() };
     let answers = [
         Answer::Opened { epoch: EPOCH, lease_ms: 3000 },
         Answer::Taken { epoch: EPOCH },
@@ -163,14 +168,19 @@ fn requests_of_version_1_keep_their_form() {
         Answer::Renewed { lease_ms: 3000, release: vec![ConnectionId { epoch: EPOCH, serial: 1 }] },
         Answer::Gone,
         Answer::Leases(vec![(EPOCH, 2411)]),
-        Answer::Cluster(http::Cluster::default()),
+        Answer::Cluster(http::Cluster { members: vec![http::Member::default()], ..http::Cluster::default() }),
+        Answer::Changed(Ok(7)),
+        Answer::Changed(Err(refused(ChangeRefusal::NoMember))),
+        Answer::Changed(Err(refused(ChangeRefusal::Conflict))),
     ];
     let failures = [
         Failure::NotLeader { leader: Some((2, "node-2:7200".to_owned())) },
         Failure::NoQuorum,
         Failure::Overloaded,
+        Failure::NoSpace { node: 1, dir: "/data".to_owned(), free_bytes: 1 << 20, reserve_bytes: 1 << 26 },
         Failure::Refused { why: "a batch has at most 4,096 operations".to_owned() },
         Failure::Unknown,
+        Failure::ShutOut { why: "this node was removed".to_owned() },
     ];
     let results = answers.into_iter().map(Ok).chain(failures.into_iter().map(Err));
     check("response-1.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());

@@ -4,10 +4,12 @@
 //! - `proposals`: many gateways' commands share log entries
 //! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
+//! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
 //! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `offline`: files of nodes that do not run
+//! - `threads`: the log's own
 //! - `parts`: how all of them are put together
 //!
 //! Invariants: what is acknowledged is committed (`proposals` answers after apply); no clock reaches the state machine; a
@@ -22,6 +24,7 @@ mod gauges;
 mod golden;
 mod hash;
 mod leases;
+mod members;
 mod meters;
 pub mod offline;
 mod parts;
@@ -32,6 +35,7 @@ mod settings;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod view;
 mod watch;
 mod watch_hub;
@@ -45,10 +49,12 @@ use switchboard_raft::Raft;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use raft::LogEngine;
 pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 
 use crate::net::Listener;
 use parts::Parts;
+use threads::Threads;
 
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
@@ -66,6 +72,10 @@ pub struct Node {
     raft: Raft,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+    /// Ends the listeners, after leadership was handed over.
+    end: CancellationToken,
+    /// Those of the log; after everything else.
+    _threads: Threads,
 }
 
 /// Why a node could not start.
@@ -101,10 +111,12 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let (api_address, peer_address) = (api.address(), peer.address());
-        let (parts, queues) = Parts::open(settings, api_address, peer_address).await?;
+        let threads = Threads::start()?;
+        let (parts, queues) = Parts::open(settings, api_address, peer_address, threads.handle()).await?;
         let raft = parts.raft.clone();
-        let tasks = parts.run(queues, api, peer, &stop);
-        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop })
+        let end = CancellationToken::new();
+        let tasks = parts.run(queues, api, peer, &end);
+        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop, end, _threads: threads })
     }
 
     /// Runs until the node is told to stop, or can't go on.
@@ -117,10 +129,13 @@ impl Node {
             () = self.stop.cancelled() => Ok(()),
             fatal = self.raft.stopped() => Err(fatal.to_string()),
         };
-        self.stop.cancel();
         if result.is_ok() {
-            // A planned end costs no election.
+            // A planned end costs no election. Until another node leads, whoever asks this one is sent there.
             self.raft.hand_over(HAND_OVER).await;
+        }
+        self.stop.cancel();
+        self.end.cancel();
+        if result.is_ok() {
             self.raft.shutdown().await;
         } else {
             // Nothing of the log is touched any more, and whatever waits for the disk is left behind.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use switchboard_raft as raft;
 use switchboard_raft::Raft;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use super::backups::Backups;
 use super::expiry::Expiry;
 use super::hash::Hashes;
 use super::leases::{self, Leases, Renewal};
+use super::members;
 use super::proposals::{self, Proposals, Waiting};
 use super::replicated::Replicated;
 use super::requests::Requests;
@@ -40,6 +42,7 @@ const CONFIRM_MARGIN: Duration = Duration::from_millis(800);
 /// What the parts share.
 pub(super) struct Parts {
     pub(super) raft: Raft,
+    threads: Handle,
     settings: Settings,
     state: Arc<Replicated>,
     hub: Arc<WatchHub>,
@@ -63,6 +66,7 @@ impl Parts {
         settings: Settings,
         api: SocketAddr,
         peer: SocketAddr,
+        threads: Handle,
     ) -> Result<(Self, Queues), StartError> {
         let started = Instant::now();
         let process = telemetry::process_name("directory", &settings.id.to_string());
@@ -70,13 +74,17 @@ impl Parts {
         let state = Arc::new(Replicated::new(Arc::clone(&hub), &process));
         let of_raft = settings.raft(api, peer);
         let nodes = of_raft.founders.values().map(|founder| founder.peer.clone()).collect();
-        let raft = Raft::start(of_raft, Arc::clone(&state) as _, Arc::new(RaftConnector)).await?;
+        let machine = Arc::clone(&state);
+        // What it spawns runs where it is started.
+        let start = async move { Raft::start(of_raft, machine, Arc::new(RaftConnector)).await };
+        let raft = threads.spawn(start).await.map_err(io::Error::other)??;
         let name = format!("node {}", settings.id);
         let others = client::Settings { cluster: settings.cluster.clone(), name: name.clone(), nodes };
         let identity = Identity { cluster: settings.cluster.clone(), name, nonce: chance::nonce().into() };
         let ((proposals, proposals_queue), (leases, renewals)) = (Proposals::new(raft.clone()), Leases::new());
         let parts = Self {
             raft,
+            threads,
             settings,
             state,
             hub,
@@ -95,6 +103,7 @@ impl Parts {
         let (raft, state) = (|| self.raft.clone(), || Arc::clone(&self.state));
         let process = || Arc::clone(&self.process);
         let requests = self.requests();
+        let others = self.others.clone();
         let view = Arc::new(NodeView::new(raft(), state()));
         let expiry = Expiry {
             raft: raft(),
@@ -105,6 +114,7 @@ impl Parts {
         };
         let streams = Streams {
             raft: raft(),
+            threads: self.threads.clone(),
             identity: Arc::clone(&self.identity),
             requests: requests.clone(),
             watches: self.watches(),
@@ -121,6 +131,7 @@ impl Parts {
         tasks.spawn(view.keep_confirming());
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(hashes.keep(process()));
+        tasks.spawn(members::keep_learning(raft(), others));
         tasks.spawn(streams.serve(peer, stop.clone()));
         let router = api::router(backend, ApiLimits::default());
         tasks.spawn(http::serve(api, router, http::ServeLimits::default(), stop.clone()));

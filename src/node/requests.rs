@@ -8,6 +8,7 @@ use switchboard_raft as raft;
 use switchboard_raft::{MemberRole, MemberState, Raft, Role};
 
 use super::leases::Leases;
+use super::members;
 use super::proposals::{Pending, Proposals};
 use crate::client::Directory;
 use crate::directory::limits::BATCH_OPS_MAX;
@@ -49,6 +50,9 @@ pub(super) enum Begun {
 impl Requests {
     /// Begins a request. Those that one task begins are decided in that order, as far as order matters.
     pub(super) fn begin(&self, body: RequestBody) -> Result<Begun, Failure> {
+        if let Some(why) = members::shut_out(&self.raft) {
+            return Err(Failure::ShutOut { why });
+        }
         match body {
             RequestBody::Batch(batch) if batch.ops.len() > BATCH_OPS_MAX => Err(Failure::Refused {
                 why: format!("a batch of {} operations; the limit is {BATCH_OPS_MAX}", batch.ops.len()),
@@ -71,6 +75,7 @@ impl Requests {
             Begun::Rest(RequestBody::Leases) => self.leases.remaining().map(Answer::Leases),
             Begun::Rest(RequestBody::Cluster) => Ok(Answer::Cluster(self.cluster_as_led().await)),
             Begun::Rest(RequestBody::Members) => self.members(),
+            Begun::Rest(RequestBody::Change(change)) => self.change(change).await,
             Begun::Rest(RequestBody::Batch(_)) => unreachable!("a batch is begun as one"),
         };
         result.map_err(|failure| self.point_to_leader(failure))
@@ -151,6 +156,12 @@ impl Requests {
     /// The group as this node sees it.
     pub(super) fn cluster(&self) -> Cluster {
         let status = self.raft.status();
+        let last = status.last_log.unwrap_or(0);
+        // Only the leader knows what others have.
+        let follows = |member: &&raft::Member| status.role == Role::Leader && member.id != status.id;
+        let lag = |member: &raft::Member| {
+            Some(member).filter(follows).map(|member| last.saturating_sub(member.matched.unwrap_or(0)))
+        };
         let members = status.members.iter().map(|member| {
             let here = member.id == status.id;
             Member {
@@ -162,17 +173,20 @@ impl Requests {
                 last_log: if here { status.last_log } else { member.matched },
                 applied: here.then_some(status.applied),
                 short_of_space: member.short.as_ref().map(|space| space.free),
+                lag: lag(member),
             }
         });
         Cluster {
             cluster: status.cluster.clone(),
-            cluster_id: status.cluster_id.map(cluster_id),
             node: Some(status.id),
             leader: status.leader,
             term: status.term,
             members: members.collect(),
             applied: status.applied,
             committed: status.committed.unwrap_or(0),
+            cluster_id: status.cluster_id.map(cluster_id),
+            quorum: status.quorum as u64,
+            changing: status.joint,
         }
     }
 

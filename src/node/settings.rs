@@ -38,6 +38,8 @@ pub struct Settings {
     pub snapshot_every: u64,
     /// Bytes below the data directory that are kept free.
     pub disk_reserve: u64,
+    /// What keeps the log on disk.
+    pub log_engine: raft::LogEngine,
 }
 
 /// Default of [`Settings::snapshot_every`]: bounds replay at a restart to a few seconds.
@@ -73,6 +75,7 @@ impl Settings {
             heartbeat: self.heartbeat,
             election: self.election,
             formats: super::replicated::FORMATS,
+            engine: self.log_engine,
             limits: raft::Limits {
                 disk_reserve_bytes: self.disk_reserve,
                 snapshot_every_entries: self.snapshot_every,

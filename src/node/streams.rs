@@ -7,14 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use switchboard_raft::Raft;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::requests::Requests;
 use super::watch::Watches;
-use crate::net::Listener;
 use crate::net::framed::{self, FrameReader};
+use crate::net::{self, Listener};
 use crate::peer::{Greeted, Identity, greet};
 use crate::wire::peer::{ClusterMark, Hello, Purpose, Request, Response};
 
@@ -34,6 +35,8 @@ const WRITE_STALL: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     pub(super) raft: Raft,
+    /// Where the log's own streams are served.
+    pub(super) threads: Handle,
     pub(super) identity: Arc<Identity>,
     pub(super) requests: Requests,
     pub(super) watches: Watches,
@@ -72,7 +75,8 @@ impl Streams {
     async fn serve_stream(&self, greeted: Greeted) -> io::Result<()> {
         let (hello, reader, writer) = match greeted {
             Greeted::Raft(stream) => {
-                self.raft.accept(Box::new(stream));
+                let _on_them = self.threads.enter();
+                self.raft.accept(Box::new(net::moved_here(stream)?));
                 return Ok(());
             }
             Greeted::Peer { hello, reader, writer } => (hello, reader, writer),

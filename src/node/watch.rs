@@ -14,6 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::members;
 use super::replicated::Replicated;
 use super::watch_hub::{Compacted, Position, WatchHub};
 use crate::directory::{ConnectionId, Directory, Revision};
@@ -116,6 +117,9 @@ impl Watcher<'_> {
         let mut newest_stamp: Option<u64> = None;
         let mut confirming: Option<(Instant, Confirmation)> = None;
         let mut confirmed_at = Instant::now();
+        let mut status = self.of.raft.status_changes();
+        status.mark_changed();
+        let mut known = Vec::new();
         loop {
             if let Some(why) = self.send_changes().await? {
                 return self.end(why).await;
@@ -127,6 +131,19 @@ impl Watcher<'_> {
                 changed = self.position.changed() => {
                     if changed.is_err() {
                         return self.end("this node is shutting down").await;
+                    }
+                }
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        return self.end("this node is shutting down").await;
+                    }
+                    if let Some(why) = members::shut_out(&self.of.raft) {
+                        return self.end(&why).await;
+                    }
+                    let members = members::addresses(&self.of.raft);
+                    if members != known {
+                        self.send(&WatchFrame::Members(members.clone())).await?;
+                        known = members;
                     }
                 }
                 stamp = stamps.next::<Stamp>() => match stamp? {

@@ -134,6 +134,35 @@ pub enum RequestBody {
     Cluster,
     /// The members of the group, as the leader knows them.
     Members,
+    /// Change the group.
+    Change(GroupChange),
+}
+
+/// A change of the group of directory nodes. Each may be repeated: what is so already is not changed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupChange {
+    /// Add a node as a learner.
+    Add {
+        /// Its id.
+        id: u64,
+        /// Where it waits, `host:port`.
+        peer: String,
+    },
+    /// Make a learner a voter.
+    Promote {
+        /// Its id.
+        id: u64,
+    },
+    /// Remove a node for ever.
+    Remove {
+        /// Its id.
+        id: u64,
+    },
+    /// Let another voter lead.
+    TransferLeader {
+        /// Its id.
+        to: u64,
+    },
 }
 
 /// Answer to the [`Request`] with the same id.
@@ -185,6 +214,31 @@ pub enum Answer {
     Leases(Vec<(Epoch, u64)>),
     /// To `Cluster` and `Members`.
     Cluster(super::http::Cluster),
+    /// To `Change`: the revision at which it is so.
+    Changed(Result<Revision, ChangeRefused>),
+}
+
+/// Why the group was not changed. Nothing was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{why}")]
+pub struct ChangeRefused {
+    /// For programs.
+    pub kind: ChangeRefusal,
+    /// For people: what happened, to what, and what to do.
+    pub why: String,
+}
+
+/// Kinds of refusals of a change of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeRefusal {
+    /// There is no such member.
+    NoMember,
+    /// Another change is under way; this passes.
+    Busy,
+    /// The member has not caught up; this passes.
+    Behind,
+    /// As things are, it can't be done.
+    Conflict,
 }
 
 /// Why there is no answer. Whether the request may have taken effect is always told.
@@ -226,6 +280,12 @@ pub enum Failure {
     /// It may or may not take effect. Repeating the same request is safe.
     #[error("the outcome is not known")]
     Unknown,
+    /// This node does not belong to the group any more, or never did. Nothing was changed; others may help.
+    #[error("{why}")]
+    ShutOut {
+        /// Why, and what to do.
+        why: String,
+    },
 }
 
 /// Where a watch begins.
@@ -283,6 +343,8 @@ pub enum WatchFrame {
         /// A sentence for the log.
         why: String,
     },
+    /// Peer addresses of all members of the group; at the beginning, and whenever they change.
+    Members(Vec<String>),
 }
 
 /// A message for connections of one gateway.

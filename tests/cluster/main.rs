@@ -4,12 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the verdict")]
 
 mod chaos;
+mod churn;
 mod clients;
 mod disk;
 mod everyday;
 mod failures;
 mod full;
 mod harness;
+mod members;
+mod refusals;
 mod restore;
 mod services;
+mod soak;
 mod state;

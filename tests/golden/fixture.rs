@@ -28,9 +28,10 @@ pub(crate) fn check(fixture: &Path, bytes: &[u8]) {
     );
 }
 
-/// The bytes of a fixture that is only read.
-#[allow(dead_code, reason = "not every crate has forms that it no longer writes")]
+/// The bytes of a fixture.
+#[allow(dead_code, reason = "not every form has an older one")]
 pub(crate) fn read(fixture: &Path) -> Vec<u8> {
-    let text: String = std::fs::read_to_string(fixture).unwrap().split_whitespace().collect();
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    let digits: Vec<u8> = std::fs::read(fixture).unwrap().into_iter().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
 }

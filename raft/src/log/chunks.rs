@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use raft_log::RaftLog;
 use raft_log::api::raft_log_writer::RaftLogWriter;
+use raft_log::codeq::Span;
 
 use super::engine::{Engine, Entries, Flushing, Marks, Record, RecoveryError};
 use super::record::{Flushed, Records};
@@ -16,32 +17,34 @@ use super::recovery;
 use crate::counters::LogCounters;
 use crate::settings::Limits;
 
-pub(super) struct Chunks(RaftLog<Records>);
+pub(super) struct Chunks {
+    log: RaftLog<Records>,
+    /// Offset behind the last record, counted over all files that there ever were.
+    end: u64,
+}
 
 impl Chunks {
     pub(super) fn open(
         dir: &Path,
-        create: bool,
+        durable: Option<u64>,
         limits: &Limits,
         counters: &LogCounters,
     ) -> Result<Chunks, RecoveryError> {
         let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
-        let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: 0, what };
-        counters.cut(recovery::prepare(dir)?);
-        if !create && recovery::chunks(dir).map_err(fail)?.is_empty() {
-            return Err(damaged("the log files of this node are gone".to_owned()));
-        }
+        let damaged = |what: String| RecoveryError::Damaged { file: dir.to_owned(), offset: None, what };
+        let (end, cut) = recovery::prepare(dir, durable)?;
+        counters.cut(cut);
         let log = open(dir, limits.log_chunk_bytes, limits.flush_gather).map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => fail(e),
             _ => damaged(e.to_string()),
         })?;
-        Ok(Chunks(log))
+        Ok(Chunks { log, end })
     }
 }
 
 impl Engine for Chunks {
     fn marks(&self) -> Marks {
-        let state = self.0.log_state();
+        let state = self.log.log_state();
         Marks {
             vote: state.vote().copied(),
             last: state.last().copied(),
@@ -52,32 +55,39 @@ impl Engine for Chunks {
     }
 
     fn write(&mut self, record: Record) -> io::Result<()> {
-        let log = &mut self.0;
-        match record {
+        let log = &mut self.log;
+        let segment = match record {
             Record::Owner(owner) => log.save_user_data(Some(owner)),
             Record::Vote(vote) => log.save_vote(vote),
             Record::Append(entries) => log.append(entries),
             Record::TruncateFrom(index) => log.truncate(index),
             Record::PurgeUpto(upto) => log.purge(upto),
             Record::Committed(id) => log.commit(id),
-        }
-        .map(drop)
+        }?;
+        self.end = segment.end().0;
+        Ok(())
     }
 
     /// Files that are purged go behind a sync, so that no restart finds a gap.
     fn flush(&mut self, sync: bool) -> io::Result<Flushing> {
+        #[cfg(test)]
+        let sync = sync && !super::tests::power_cut::without_sync();
         let (to, flushed) = sync_channel(1);
-        self.0.flush(sync, Some(Flushed(to)))?;
+        self.log.flush(sync, Some(Flushed(to)))?;
         let ended = || Err(io::Error::other("the log's flush thread ended"));
         Ok(Box::new(move || flushed.recv().unwrap_or_else(|_| ended())))
     }
 
     fn read(&self, range: Range<u64>) -> Entries<'_> {
-        Box::new(self.0.read(range.start, range.end))
+        Box::new(self.log.read(range.start, range.end))
+    }
+
+    fn end(&self) -> u64 {
+        self.end
     }
 
     fn on_disk_bytes(&self) -> u64 {
-        self.0.on_disk_size()
+        self.log.on_disk_size()
     }
 }
 

@@ -1,14 +1,14 @@
 //! What an engine does for the log: it keeps records in one order, and says when they are durable.
 //!
 //! The window, the thread, group commit and openraft's traits stand above this and are the same for every engine. Below are
-//! `chunks` (the `raft-log` crate).
+//! `chunks` (the `raft-log` crate) and `tree` (the `sled` crate).
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::chunks;
 use super::record::{DiskLogId, DiskPayload, DiskVote, Owner};
+use super::{chunks, tree};
 use crate::counters::LogCounters;
 use crate::settings::{Limits, LogEngine};
 
@@ -67,6 +67,9 @@ pub(super) trait Engine: Send {
     /// The entries of a range, from what was written, durable or not.
     fn read(&self, range: Range<u64>) -> Entries<'_>;
 
+    /// Where the log ends: grows with what is written, and is found again when it is opened.
+    fn end(&self) -> u64;
+
     /// What the log takes of the disk now.
     fn on_disk_bytes(&self) -> u64;
 }
@@ -75,22 +78,27 @@ pub(super) trait Engine: Send {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecoveryError {
     /// Damage.
-    #[error("{file} is damaged at byte {offset}: {what}")]
-    Damaged { file: PathBuf, offset: u64, what: String },
+    #[error("{file} is damaged{}: {what}", at(*.offset))]
+    Damaged { file: PathBuf, offset: Option<u64>, what: String },
     /// The disk refused.
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Opens the log of a kind in `dir`. Without `create` its files must be there.
+fn at(offset: Option<u64>) -> String {
+    offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
+}
+
+/// Opens the log of a kind in `dir`. Its files must be there and go as far as it was `durable`; with `None` there are none yet.
 pub(super) fn open(
     kind: LogEngine,
     dir: &Path,
-    create: bool,
+    durable: Option<u64>,
     limits: &Limits,
     counters: &LogCounters,
 ) -> Result<Box<dyn Engine>, RecoveryError> {
     Ok(match kind {
-        LogEngine::RaftLog => Box::new(chunks::Chunks::open(dir, create, limits, counters)?),
+        LogEngine::RaftLog => Box::new(chunks::Chunks::open(dir, durable, limits, counters)?),
+        LogEngine::Sled => Box::new(tree::Tree::open(dir, durable, limits, counters)?),
     })
 }

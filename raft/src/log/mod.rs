@@ -1,19 +1,22 @@
 //! The log of one member: votes, entries, and the marks of what is committed and purged, in one ordered, durable stream.
 //!
 //! The seam to openraft is its own `RaftLogStorage`, implemented once: the newest entries are in memory (`window`), and a
-//! thread of its own writes (`writer`). Underneath is an engine (`engine`): `chunks`, with the `raft-log` crate, which decides
-//! itself what a torn write is (`recovery`).
+//! thread of its own writes (`writer`). Underneath is one of two engines (`engine`): `chunks`, with the `raft-log` crate, which
+//! decides itself what a torn write is (`recovery`), or `tree`, with the `sled` crate.
 
 mod chunks;
+mod end;
 mod engine;
 mod record;
 mod recovery;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod window;
 mod writer;
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
@@ -25,6 +28,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, alias};
 use tokio::sync::oneshot;
 
+use self::end::EndMark;
 pub(crate) use self::engine::RecoveryError;
 use self::engine::{Engine, Record};
 pub(crate) use self::record::DiskPayload;
@@ -36,7 +40,10 @@ use self::writer::Operation;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
 use crate::settings::{Limits, LogEngine};
-use crate::space::Watch;
+use crate::space::Headroom;
+
+/// A log that was never written is far smaller, with either engine.
+const CREATION_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the log's users share with its thread.
 struct Shared {
@@ -45,7 +52,7 @@ struct Shared {
     /// `None` once closed. Locked by the thread while it writes, and by readers of entries that left the window.
     engine: Mutex<Option<Box<dyn Engine>>>,
     counters: Arc<LogCounters>,
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
     read_bytes_max: usize,
 }
 
@@ -122,26 +129,40 @@ pub(crate) struct OpenedLog {
     pub(crate) pristine: bool,
 }
 
-/// Opens the log of a data directory. With `create` there must be no log files yet, or a pristine log that a crash left
-/// behind; without it a log must be there.
+/// Opens the log of a data directory. With `create` there must be no log yet, or one in which nothing was stored, left behind
+/// by a crash; without it a log must be there.
 pub(crate) fn open(
     data_dir: &Path,
     kind: LogEngine,
     owner: Owner,
     create: bool,
     limits: &Limits,
-    (counters, space): (Arc<LogCounters>, Arc<Watch>),
+    (counters, space): (Arc<LogCounters>, Arc<Headroom>),
 ) -> Result<OpenedLog, RecoveryError> {
     let dir = &dir_in(data_dir, kind);
     let fail = |source| RecoveryError::Io { path: dir.clone(), source };
-    let damaged = |what: String| RecoveryError::Damaged { file: dir.clone(), offset: 0, what };
-    let mut log = engine::open(kind, dir, create, limits, &counters)?;
+    let damaged = |what: String| RecoveryError::Damaged { file: dir.clone(), offset: None, what };
+    // The mark of the end is made last. Where it is missing while a log is created, nothing was promised yet.
+    let anew = create && !end::path_in(dir).try_exists().map_err(fail)?;
+    let (mark, durable) = if anew {
+        clear(dir)?;
+        (None, None)
+    } else {
+        EndMark::open(dir).map(|(mark, end)| (Some(mark), Some(end)))?
+    };
+    let mut log = engine::open(kind, dir, durable, limits, &counters)?;
+    let mark = match mark {
+        Some(mark) => mark,
+        None => create_in(data_dir, dir, log.as_mut(), owner).map_err(fail)?,
+    };
     let found = log.marks();
     match found.owner {
         Some(found) if found == owner => {}
-        _ if create && found.is_pristine() => {
-            log.write(Record::Owner(owner)).map_err(fail)?;
-            log.flush(true).and_then(|flushing| flushing()).map_err(fail)?;
+        // Its creation was complete, but that of the directory was not: the identity, which is written last, is another one now.
+        Some(_) if create && found.is_pristine() => {
+            drop((log, mark));
+            clear(dir)?;
+            return open(data_dir, kind, owner, create, limits, (counters, space));
         }
         Some(found) => return Err(damaged(format!("the log belongs to node {} with another identity", found.id))),
         None => return Err(damaged("the log does not say whom it belongs to".to_owned())),
@@ -157,9 +178,38 @@ pub(crate) fn open(
         read_bytes_max: limits.append_bytes_max,
     });
     let (to, closed) = oneshot::channel();
-    let operations = writer::spawn(shared.clone(), to).map_err(fail)?;
+    let operations = writer::spawn(shared.clone(), mark, to).map_err(fail)?;
     let closer = LogCloser { operations: operations.clone(), closed };
     Ok(OpenedLog { store: LogStore { shared, operations }, closer, pristine: found.is_pristine() })
+}
+
+/// Removes what an interrupted creation left behind.
+fn clear(dir: &Path) -> Result<(), RecoveryError> {
+    let fail = |source| RecoveryError::Io { path: dir.to_owned(), source };
+    let bytes = bytes_below(dir).map_err(fail)?;
+    if bytes > CREATION_BYTES_MAX {
+        let what = format!("it holds {bytes} bytes of a log, but neither an identity nor the mark of its end");
+        return Err(RecoveryError::Damaged { file: dir.to_owned(), offset: None, what });
+    }
+    std::fs::remove_dir_all(dir).and_then(|()| std::fs::create_dir(dir)).map_err(fail)
+}
+
+fn bytes_below(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for found in std::fs::read_dir(dir)? {
+        let (path, found) = found.and_then(|found| Ok((found.path(), found.metadata()?)))?;
+        bytes += if found.is_dir() { bytes_below(&path)? } else { found.len() };
+    }
+    Ok(bytes)
+}
+
+/// Makes a new log count: first it knows its owner, then it has a mark of its end, each durable before the next.
+fn create_in(data_dir: &Path, dir: &Path, log: &mut dyn Engine, owner: Owner) -> io::Result<EndMark> {
+    log.write(Record::Owner(owner))?;
+    log.flush(true)?()?;
+    let mark = EndMark::create(dir, log.end())?;
+    File::open(data_dir)?.sync_all()?;
+    Ok(mark)
 }
 
 /// Reads every entry once: that all are there and none is damaged is found out now, not when one is needed.
@@ -349,5 +399,6 @@ impl RaftLogStorage<Group> for LogStore {
 pub(crate) fn dir_in(data_dir: &Path, kind: LogEngine) -> PathBuf {
     data_dir.join(match kind {
         LogEngine::RaftLog => "log",
+        LogEngine::Sled => "log-sled",
     })
 }

@@ -33,34 +33,67 @@ const CHECKSUM_BYTES: usize = 8;
 const SECTOR_BYTES: usize = 512;
 const TYPES: u32 = 6;
 
-/// Prepares the files of `dir` for `raft-log`. Returns how many bytes were cut.
-pub(super) fn prepare(dir: &Path) -> Result<u64, RecoveryError> {
+/// Prepares the files of `dir` for `raft-log`, which must go as far as they were `durable`. Returns where they end, and how many
+/// bytes were cut. Nothing is changed before all is found in order.
+pub(super) fn prepare(dir: &Path, durable: Option<u64>) -> Result<(u64, u64), RecoveryError> {
     let in_dir = |source| RecoveryError::Io { path: dir.to_owned(), source };
     let mut files = chunks(dir).map_err(in_dir)?;
-    let mut cut = 0;
+    let mut unbegun = Vec::new();
+    let (mut end, mut cut) = (0, 0);
     while let Some(file) = files.last() {
         let in_file = |source| RecoveryError::Io { path: file.clone(), source };
         let bytes = std::fs::read(file).map_err(in_file)?;
         let kept = readable(file, &bytes)?;
         cut += (bytes.len() - kept) as u64;
+        if kept == 0 {
+            // A file without its first record was being created; the one before it is the newest that counts.
+            unbegun.extend(files.pop());
+            continue;
+        }
+        end = start(file).unwrap_or_default() + kept as u64;
+        if Some(end) < durable {
+            let what = format!("the log ends here, {} bytes before what was durable", durable.unwrap_or(end) - end);
+            return Err(RecoveryError::Damaged { file: file.clone(), offset: Some(kept as u64), what });
+        }
         if kept < bytes.len() {
             warn!(file = %file.display(), offset = kept, bytes = bytes.len() - kept, "cut a torn write off the log");
         }
-        if kept > 0 {
-            let open = OpenOptions::new().write(true).open(file).map_err(in_file)?;
-            open.set_len(kept as u64).and_then(|()| open.sync_all()).map_err(in_file)?;
-            break;
-        }
-        // A file without its first record was being created; the one before it is the newest that counts.
-        std::fs::remove_file(file).map_err(in_file)?;
-        files.pop();
+        let open = OpenOptions::new().write(true).open(file).map_err(in_file)?;
+        open.set_len(kept as u64).and_then(|()| open.sync_all()).map_err(in_file)?;
+        break;
+    }
+    joined(&files)?;
+    if files.is_empty() && durable.is_some() {
+        let what = "the log files of this node are gone".to_owned();
+        return Err(RecoveryError::Damaged { file: dir.to_owned(), offset: None, what });
+    }
+    for file in unbegun {
+        std::fs::remove_file(&file).map_err(|source| RecoveryError::Io { path: file, source })?;
     }
     if let [.., older, _newest] = files.as_slice() {
         let synced = File::open(older).and_then(|file| file.sync_all());
         synced.map_err(|source| RecoveryError::Io { path: older.clone(), source })?;
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
-    Ok(cut)
+    Ok((end, cut))
+}
+
+/// Every file must begin where the one before it ends.
+fn joined(files: &[PathBuf]) -> Result<(), RecoveryError> {
+    for pair in files.windows(2) {
+        let [file, next] = pair else { continue };
+        let length = file.metadata().map_err(|source| RecoveryError::Io { path: file.clone(), source })?.len();
+        if start(file).map(|start| start + length) != start(next) || length == 0 {
+            let what = format!("it ends there, but the next file is {}", next.display());
+            return Err(RecoveryError::Damaged { file: file.clone(), offset: Some(length), what });
+        }
+    }
+    Ok(())
+}
+
+/// The offset at which a file starts, from its name.
+fn start(file: &Path) -> Option<u64> {
+    raft_log::chunked_wal::Config::parse_chunk_file_name(file.file_name()?.to_str()?).ok()
 }
 
 /// The log files, oldest first.
@@ -87,7 +120,7 @@ fn readable(file: &Path, bytes: &[u8]) -> Result<usize, RecoveryError> {
                 None => return Ok(at),
                 Some(why) => {
                     let what = format!("{what}; {why}");
-                    return Err(RecoveryError::Damaged { file: file.to_owned(), offset: at as u64, what });
+                    return Err(RecoveryError::Damaged { file: file.to_owned(), offset: Some(at as u64), what });
                 }
             },
         }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::Shared;
+use super::end::EndMark;
 use super::engine::{Engine, Record};
 use super::record::{DiskLogId, DiskPayload, DiskVote};
 use crate::entry::Group;
@@ -62,10 +63,14 @@ impl Waiting {
 
 /// Starts the thread. It ends when told to close, or when the last sender is dropped; then the engine is closed and
 /// `closed` is told.
-pub(super) fn spawn(shared: Arc<Shared>, closed: oneshot::Sender<()>) -> io::Result<Sender<Operation>> {
+pub(super) fn spawn(
+    shared: Arc<Shared>,
+    durable: EndMark,
+    closed: oneshot::Sender<()>,
+) -> io::Result<Sender<Operation>> {
     let (operations, queue) = channel();
     std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
-        Writer { shared: shared.clone(), queue, written: 0 }.run();
+        Writer { shared: shared.clone(), durable, queue, written: 0 }.run();
         // Closing syncs what is left and gives up the lock of the directory.
         let engine = shared.engine.lock().expect("the engine's lock is never poisoned").take();
         drop(engine);
@@ -76,6 +81,7 @@ pub(super) fn spawn(shared: Arc<Shared>, closed: oneshot::Sender<()>) -> io::Res
 
 struct Writer {
     shared: Arc<Shared>,
+    durable: EndMark,
     queue: Receiver<Operation>,
     /// The engine has every entry below this index.
     written: u64,
@@ -109,9 +115,10 @@ impl Writer {
                 waiting.tell(&outcome);
             }
             // Also under load, so that what is left to tidy does not grow.
-            match outcome.and_then(|()| self.tidy()) {
+            let outcome = outcome.and_then(|()| if batch.close { Ok(false) } else { self.tidy() });
+            match outcome {
+                _ if batch.close => return,
                 Err(e) => return self.end(&e),
-                Ok(_) if batch.close => return,
                 Ok(_) => {}
             }
         }
@@ -181,11 +188,12 @@ impl Writer {
         failed?;
         let began = Instant::now();
         let flushing = log.flush(batch.must_sync)?;
-        let on_disk = log.on_disk_bytes();
+        let (end, on_disk) = (log.end(), log.on_disk_bytes());
         // Readers of old entries may come in while the disk works.
         drop(engine);
         flushing()?;
         if batch.must_sync {
+            self.durable.reached(end)?;
             shared.counters.synced(began.elapsed(), batch.entries, on_disk);
         }
         shared.window().written_below(self.written);

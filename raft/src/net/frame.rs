@@ -50,8 +50,10 @@ pub(crate) enum Purpose {
     Read,
     /// Snapshots.
     Snapshot,
-    /// Questions of a member that has not been founded. The only purpose for which nonces need not be known.
+    /// Questions of a member that has not been founded. Nonces need not be known for it.
     Founding,
+    /// The question who is there, before a member is added. Nonces need not be known for it either.
+    Join,
 }
 
 /// Who connects to whom, and what for.
@@ -106,8 +108,13 @@ pub(crate) enum Refusal {
     Impostor(NodeId),
     #[error("too many streams of this kind are open")]
     Busy,
-    #[error("{free} bytes are free in {dir}: it takes no entries until there is space; free some there", free = .0.free, dir = .0.dir.display())]
-    NoSpace(Space),
+    #[error("node {0} has no space for entries; free some in its data directory")]
+    NoSpace(NodeId),
+    #[error(
+        "node {0} was removed from the cluster; its id and its data directory are never used again. Start it with an empty \
+         directory, --join and a new id"
+    )]
+    Removed(NodeId),
 }
 
 /// The newest version of the messages that both sides speak.
@@ -212,6 +219,18 @@ pub(crate) enum FoundingAnswer {
     Underway,
     /// The acceptor was told other founders, or to join.
     OtherFounders { founders: BTreeSet<NodeId> },
+}
+
+/// `Join`, back. The question has no content: the hello names who is looked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum JoinAnswer {
+    /// The acceptor waits to be added: nothing was ever stored in its directory, which has this nonce.
+    Waiting { nonce: u64, addresses: Addresses },
+    /// The acceptor's directory is empty, but it was told to found a cluster of its own.
+    Founder,
+    /// The acceptor's directory holds the state of this cluster; 0 where that is not known yet. `process` is drawn anew
+    /// for every start of the acceptor.
+    Stored { nonce: u64, process: u64, cluster_id: u64, addresses: Addresses },
 }
 
 /// Frames on a stream. Before the greeting nothing larger than a greeting is read.

@@ -9,6 +9,7 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{self, Greeting, Hello, PREAMBLE, Purpose, Refusal, Wire};
@@ -23,6 +24,8 @@ pub(crate) struct Local {
     pub(crate) cluster: String,
     pub(crate) id: NodeId,
     pub(crate) nonce: u64,
+    /// Names this run of the process; drawn anew for every start.
+    pub(crate) process: u64,
     pub(crate) advertise: Addresses,
     pub(crate) heartbeat: Duration,
     pub(crate) formats: Formats,
@@ -30,6 +33,8 @@ pub(crate) struct Local {
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) shortage: Arc<Shortage>,
     pub(crate) behind: Behind,
+    /// Whether a member said that this one was removed, which is for ever.
+    pub(crate) removed: watch::Sender<bool>,
 }
 
 /// Why there is no connection.
@@ -63,7 +68,12 @@ impl Link {
                 frame::allow_large(&mut wire, &local.limits);
                 Ok(Link { wire, next: 1, silent_since: None })
             }
-            (Greeting::Refused(refusal), _) => Err(refused(refusal)),
+            (Greeting::Refused(refusal), _) => {
+                if refusal == Refusal::Removed(local.id) {
+                    local.removed.send_replace(true);
+                }
+                Err(refused(refusal))
+            }
         }
     }
 

@@ -22,12 +22,13 @@ use super::frame::{
 use super::heartbeat::Heartbeats;
 use super::link::Local;
 use super::transfer;
-use crate::apply::{self, Applier};
+use crate::apply::{self, Applier, Progress};
 use crate::counters::{Counting, count};
 use crate::entry::Group;
 use crate::founding::Founders;
 use crate::log::LogReader;
 use crate::reads::{LocalRounds, RoundError};
+use crate::settings::NodeId;
 use crate::snapshot::Snapshots;
 use crate::stream::Stream as PeerStream;
 
@@ -43,6 +44,7 @@ pub(crate) struct Server {
     local: Arc<Local>,
     raft: OpenRaft,
     log: LogReader,
+    progress: Arc<Progress>,
     snapshots: Arc<Snapshots>,
     founders: Arc<Founders>,
     rounds: LocalRounds,
@@ -56,6 +58,7 @@ impl Server {
     pub(crate) fn new(
         local: Arc<Local>,
         (raft, log): (OpenRaft, LogReader),
+        progress: Arc<Progress>,
         snapshots: Arc<Snapshots>,
         founders: Arc<Founders>,
         rounds: LocalRounds,
@@ -64,7 +67,7 @@ impl Server {
         let streams = Arc::new(Semaphore::new(local.limits.accepted_streams_max));
         let transfers = Semaphore::new(SNAPSHOTS_AT_ONCE);
         let refusals = Mutex::default();
-        Server { local, raft, log, snapshots, founders, rounds, counting, streams, transfers, refusals }
+        Server { local, raft, log, progress, snapshots, founders, rounds, counting, streams, transfers, refusals }
     }
 
     /// Serves one stream in a task of its own. Above the limit of streams it is closed unread.
@@ -112,10 +115,11 @@ impl Server {
         match hello.purpose {
             Purpose::Append => self.serve_appends(wire).await,
             Purpose::Heartbeat => Heartbeats::new(&self.raft, &self.log, &self.local).serve(wire).await,
-            Purpose::Vote => self.serve_votes(wire).await,
-            Purpose::Read => self.serve_reads(wire).await,
+            Purpose::Vote => self.serve_votes(wire, hello.from).await,
+            Purpose::Read => self.serve_reads(wire, hello.from).await,
             Purpose::Snapshot => self.serve_snapshots(wire).await,
             Purpose::Founding => self.serve_founding(wire, &hello).await,
+            Purpose::Join => self.serve_join(wire).await,
         }
     }
 
@@ -137,7 +141,7 @@ impl Server {
         if hello.to != local.id {
             return Err(Refusal::WrongNode { wanted: hello.to, here: local.id });
         }
-        if hello.purpose == Purpose::Founding {
+        if matches!(hello.purpose, Purpose::Founding | Purpose::Join) {
             return Ok(version);
         }
         let (reads, writes) = (local.formats, hello.formats.writes);
@@ -146,18 +150,20 @@ impl Server {
             return Err(Refusal::Format { writes, oldest: reads.oldest, newest: reads.newest });
         }
         if hello.to_nonce != local.nonce {
+            self.founders.sought_otherwise(hello.from);
             return Err(Refusal::OtherDirectory(local.id));
         }
-        if hello.purpose == Purpose::Append
-            && let Some((_, space)) = local.shortage.exhausted()
-        {
-            return Err(Refusal::NoSpace(space));
+        if hello.purpose == Purpose::Append && local.shortage.exhausted().is_some() {
+            return Err(Refusal::NoSpace(local.id));
         }
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let known = metrics.membership_config.get_node(&hello.from);
         if known.is_some_and(|seat| seat.nonce != hello.from_nonce) {
             return Err(Refusal::Impostor(hello.from));
+        }
+        if self.progress.was_removed(hello.from) {
+            return Err(Refusal::Removed(hello.from));
         }
         Ok(version)
     }
@@ -181,8 +187,12 @@ impl Server {
         Ok(())
     }
 
-    async fn serve_votes(&self, mut wire: Wire) -> io::Result<()> {
+    async fn serve_votes(&self, mut wire: Wire, from: NodeId) -> io::Result<()> {
         while let Some((number, ask)) = self.next_ask::<VoteAsk>(&mut wire).await? {
+            if self.progress.was_removed(from) {
+                // It is told why when it connects again.
+                return Ok(());
+            }
             let answer = match ask {
                 VoteAsk::Vote(request) => self.raft.vote(request).await.map(VoteAnswer::Vote),
                 VoteAsk::PreVote(request) => self.raft.pre_vote(request).await.map(VoteAnswer::Vote),
@@ -196,8 +206,11 @@ impl Server {
         Ok(())
     }
 
-    async fn serve_reads(&self, mut wire: Wire) -> io::Result<()> {
+    async fn serve_reads(&self, mut wire: Wire, from: NodeId) -> io::Result<()> {
         while let Some((number, ())) = self.next_ask::<()>(&mut wire).await? {
+            if self.progress.was_removed(from) {
+                return Ok(());
+            }
             let answer = match self.rounds.confirm().await {
                 Ok(index) => ReadAnswer::Index(index),
                 Err(RoundError::NotLeader) => ReadAnswer::NotLeader,
@@ -212,6 +225,14 @@ impl Server {
     async fn serve_founding(&self, mut wire: Wire, hello: &Hello) -> io::Result<()> {
         while let Some((number, ask)) = self.next_ask::<FoundingAsk>(&mut wire).await? {
             let answer = self.founders.answer(&self.raft, hello, &ask).await?;
+            self.answer(&mut wire, number, &answer).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve_join(&self, mut wire: Wire) -> io::Result<()> {
+        while let Some((number, ())) = self.next_ask::<()>(&mut wire).await? {
+            let answer = self.founders.introduce(&self.raft, self.progress.roster().cluster_id).await?;
             self.answer(&mut wire, number, &answer).await?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) use self::file::{BlockReader, BlockWriter, FORMAT, Head};
 use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};
-use crate::space::Watch;
+use crate::space::Headroom;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -109,14 +109,14 @@ impl io::Read for Positioned {
 pub(crate) struct Snapshots {
     pub(crate) dir: PathBuf,
     /// Snapshots stop before they use up what is kept free.
-    pub(crate) space: Arc<Watch>,
+    pub(crate) space: Arc<Headroom>,
     current: Mutex<Option<SnapshotFile>>,
     names: AtomicU64,
 }
 
 /// A snapshot being received.
 pub(crate) struct Incoming {
-    space: Arc<Watch>,
+    space: Arc<Headroom>,
     file: File,
     path: PathBuf,
     temporary: Temporary,
@@ -127,7 +127,7 @@ impl Snapshots {
     ///
     /// The newest one counts or nothing does: the log behind an older one is purged. Every block of it is checked, so
     /// that damage is told apart from an application that can't read its own state.
-    pub(crate) fn open(dir: &Path, space: Arc<Watch>) -> io::Result<Snapshots> {
+    pub(crate) fn open(dir: &Path, space: Arc<Headroom>) -> io::Result<Snapshots> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
@@ -224,7 +224,7 @@ impl Incoming {
 }
 
 /// Writes a snapshot to a new file. Blocks until it is durable; its name is the caller's.
-pub(crate) fn write_file(path: &Path, head: &Head, frozen: &dyn Frozen, space: &Watch) -> io::Result<File> {
+pub(crate) fn write_file(path: &Path, head: &Head, frozen: &dyn Frozen, space: &Headroom) -> io::Result<File> {
     let file = BufWriter::with_capacity(BUFFER_BYTES, space.careful(create(path)?));
     let mut writer = BlockWriter::new(file, head)?;
     frozen.write_to(&mut writer)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use switchboard_raft::*;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, PATIENCE, until};
 
 async fn refused(cluster: &mut Cluster, settings: Settings) -> StartError {
     cluster.start_with(settings).await.expect_err("it must not start")
@@ -62,6 +62,33 @@ async fn a_directory_belongs_to_one_node_of_one_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_stays_with_its_engine() {
+    for (first, second) in [(LogEngine::RaftLog, LogEngine::Sled), (LogEngine::Sled, LogEngine::RaftLog)] {
+        let mut cluster = Cluster::new([1]);
+        cluster.engine = first;
+        cluster.start(1).await;
+        cluster.set("x", "1").await;
+        cluster.stop(1).await;
+        let other = Settings { engine: second, ..cluster.settings(1) };
+        let refused_as = |e: StartError| match e {
+            StartError::Engine { found, asked, .. } => assert_eq!((found, asked), (first, second)),
+            other => panic!("{other}"),
+        };
+        let told = refused(&mut cluster, other.clone()).await;
+        assert!(told.to_string().contains(&format!("--log-engine {first}")), "{told}");
+        refused_as(told);
+        // Nor is a log passed over that an interrupted creation may have left behind.
+        let identity = cluster.data_dir(1).join("identity");
+        let bytes = std::fs::read(&identity).unwrap();
+        std::fs::remove_file(&identity).unwrap();
+        refused_as(refused(&mut cluster, other).await);
+        std::fs::write(&identity, bytes).unwrap();
+        cluster.start(1).await;
+        cluster.set("still", "here").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_named_and_ends_the_start() {
     let mut cluster = one_with_data().await;
     cluster.raft(1).trigger_snapshot().await.unwrap();
@@ -105,6 +132,26 @@ async fn interrupted_writes_leave_nothing_behind() {
     cluster.leader().await;
     assert_eq!(cluster.machine(1).restored(), 1);
     assert_eq!(cluster.machine(1).len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_without_space_waits_writes_votes_and_can_be_stopped() {
+    let mut cluster = one_with_data().await;
+    cluster.stop(1).await;
+    let mut settings = cluster.settings(1);
+    // More than any disk has.
+    settings.limits.disk_reserve_bytes = u64::MAX / 2;
+    cluster.start_with(settings).await.unwrap();
+    let raft = cluster.raft(1);
+    until("its vote is written, and it leads", || (raft.status().role == Role::Leader).then_some(())).await;
+    let refused = raft.propose(bytes::Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(matches!(&refused, ProposeError::NoSpace { node: 1, .. }), "{refused}");
+    assert_eq!(refused.applied(), Applied::No);
+    assert_eq!(*raft.leadership().borrow(), None, "its first entry waits for space");
+    tokio::time::timeout(PATIENCE, cluster.stop(1)).await.expect("it does not wait for space when it is stopped");
+
+    cluster.start(1).await;
+    cluster.set("now", "there is space").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -123,10 +123,7 @@ async fn founders_that_were_told_differently_do_not_begin() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joining_node_waits() {
     let mut cluster = Cluster::of_three().await;
-    let mut settings = cluster.settings(4);
-    settings.founders.clear();
-    settings.join = true;
-    cluster.start_with(settings).await.unwrap();
+    cluster.start(4).await;
     assert_eq!(cluster.raft(4).status().standing, Standing::Joining);
     assert!(nobody_leads(&cluster, &[4]).await);
     assert_eq!(cluster.raft(4).propose(set("x", "1")).await.unwrap_err().applied(), Applied::No);

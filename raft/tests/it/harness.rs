@@ -191,6 +191,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<u64, Node>,
     pub(crate) founders: BTreeMap<u64, Addresses>,
     pub(crate) limits: Limits,
+    pub(crate) engine: LogEngine,
 }
 
 impl Cluster {
@@ -206,6 +207,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             founders: founders.into_iter().map(|id| (id, addresses(id))).collect(),
             limits: Limits::default(),
+            engine: LogEngine::default(),
         }
     }
 
@@ -223,9 +225,12 @@ impl Cluster {
 
     pub(crate) fn settings(&self, id: u64) -> Settings {
         let mut settings = Settings::new(id, "test", self.data_dir(id), RandomState::new().hash_one(id));
-        settings.founders = self.founders.clone();
+        // Whoever is no founder waits to be added.
+        settings.join = !self.founders.contains_key(&id);
+        settings.founders = if settings.join { BTreeMap::new() } else { self.founders.clone() };
         settings.advertise = addresses(id);
         settings.limits = self.limits.clone();
+        settings.engine = self.engine;
         settings
     }
 
@@ -330,6 +335,38 @@ impl Cluster {
     pub(crate) fn snapshot_files(&self, id: u64) -> Vec<String> {
         let files = std::fs::read_dir(self.data_dir(id).join("snapshots")).unwrap();
         files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// Asks whoever leads, until the answer is that of a leader.
+    pub(crate) async fn change<T, F>(&self, change: impl Fn(Raft) -> F) -> Result<T, ChangeError>
+    where
+        F: Future<Output = Result<T, ChangeError>>,
+    {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.leader().await;
+            match change(self.raft(leader)).await {
+                Err(
+                    ChangeError::NotLeader { .. } | ChangeError::NoQuorum | ChangeError::Unknown | ChangeError::Busy,
+                ) if Instant::now() < deadline => {}
+                outcome => return outcome,
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Starts a node that joins, and adds it as a learner.
+    pub(crate) async fn join(&mut self, id: u64) {
+        self.start(id).await;
+        self.change(|raft| async move { raft.add_learner(id, &name(id)).await }).await.unwrap();
+    }
+
+    pub(crate) async fn promote(&self, id: u64) {
+        self.change(|raft| async move { raft.promote(id).await }).await.unwrap();
+    }
+
+    pub(crate) async fn remove(&self, id: u64) {
+        self.change(|raft| async move { raft.remove(id).await }).await.unwrap();
     }
 
     /// Waits until a node has applied an index.

@@ -10,9 +10,10 @@ use switchboard_raft::*;
 use crate::harness::Cluster;
 use crate::register::set;
 
-const ROUNDS: u64 = 10;
+const ROUNDS: u64 = 8;
 const DIR: &str = "RAFT_KILL_DIR";
 const ROUND: &str = "RAFT_KILL_ROUND";
+const ENGINE: &str = "RAFT_KILL_ENGINE";
 
 /// One node in a directory, with small files and frequent snapshots.
 fn settings(mut settings: Settings) -> Settings {
@@ -33,6 +34,7 @@ fn settings(mut settings: Settings) -> Settings {
 async fn victim() {
     let (Ok(dir), Ok(round)) = (std::env::var(DIR), std::env::var(ROUND)) else { return };
     let mut cluster = Cluster::new([1]);
+    cluster.engine = std::env::var(ENGINE).unwrap().parse().unwrap();
     let mut here = settings(cluster.settings(1));
     here.data_dir = dir.into();
     cluster.start_with(here).await.unwrap();
@@ -55,11 +57,12 @@ async fn victim() {
 }
 
 /// Runs the victim for a while and kills it. Returns what it acknowledged.
-fn run_and_kill(dir: &std::path::Path, round: u64) -> Vec<String> {
+fn run_and_kill(dir: &std::path::Path, engine: LogEngine, round: u64) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "kill::victim", "--ignored", "--nocapture", "--test-threads=1"])
         .env(DIR, dir)
         .env(ROUND, round.to_string())
+        .env(ENGINE, engine.to_string())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -81,12 +84,22 @@ fn run_and_kill(dir: &std::path::Path, round: u64) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_kills() {
+    survives_kills(LogEngine::RaftLog).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kills_with_sled() {
+    survives_kills(LogEngine::Sled).await;
+}
+
+async fn survives_kills(engine: LogEngine) {
     let mut cluster = Cluster::new([1]);
+    cluster.engine = engine;
     let dir = cluster.data_dir(1);
     let mut acknowledged = HashSet::new();
     for round in 0..ROUNDS {
         let dir = dir.clone();
-        let names = tokio::task::spawn_blocking(move || run_and_kill(&dir, round)).await.unwrap();
+        let names = tokio::task::spawn_blocking(move || run_and_kill(&dir, engine, round)).await.unwrap();
         acknowledged.extend(names);
         cluster.start_with(settings(cluster.settings(1))).await.unwrap();
         cluster.leader().await;

@@ -8,6 +8,7 @@ mod founding;
 mod harness;
 mod kill;
 mod measure;
+mod members;
 mod refusals;
 mod register;
 mod seed;

@@ -15,7 +15,7 @@ use crate::directory::{
 use crate::push::{Order, PushRefused, Pushed, Target, TargetResult};
 use crate::view::{At, Counts, Found, Stale, View};
 use crate::wire::http::{Cluster, Info, Member};
-use crate::wire::peer::{Answer, Failure, RequestBody, TargetStatus};
+use crate::wire::peer::{Answer, ChangeRefused, Failure, GroupChange, RequestBody, TargetStatus};
 
 /// What is told to behave otherwise.
 #[derive(Debug, Default)]
@@ -32,6 +32,10 @@ pub(super) struct Told {
     pub(super) refused: Option<PushRefused>,
     /// Feeds are refused so.
     pub(super) feed_refused: Option<FeedRefused>,
+    /// Changes of the group that are refused, by what is asked; all others are done.
+    pub(super) changes_refused: Vec<(GroupChange, ChangeRefused)>,
+    /// The process must not answer for the cluster.
+    pub(super) shut_out: Option<String>,
 }
 
 pub(super) struct Alone {
@@ -193,6 +197,10 @@ impl Backend for Alone {
         if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err("it is still catching up".into()) }
     }
 
+    fn shut_out(&self) -> Option<String> {
+        self.told.lock().unwrap().shut_out.clone()
+    }
+
     async fn ask(&self, request: RequestBody) -> Result<Answer, Failure> {
         if !matches!(request, RequestBody::Cluster)
             && let Some(failure) = self.told.lock().unwrap().failure.clone()
@@ -226,6 +234,11 @@ impl Backend for Alone {
             }
             RequestBody::Leases => {
                 Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
+            }
+            RequestBody::Change(change) => {
+                let told = self.told.lock().unwrap();
+                let refused = told.changes_refused.iter().find(|(of, _)| *of == change);
+                Answer::Changed(refused.map_or(Ok(7), |(_, refused)| Err(refused.clone())))
             }
             RequestBody::Cluster | RequestBody::Members => Answer::Cluster(Cluster {
                 cluster: "test".into(),

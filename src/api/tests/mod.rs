@@ -2,6 +2,7 @@
 
 mod backend;
 mod edges;
+mod members;
 mod reads;
 mod watches;
 mod writes;

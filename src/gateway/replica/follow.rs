@@ -44,6 +44,8 @@ pub(super) struct Follower {
     aside: Option<Aside>,
     needs_snapshot: bool,
     under_way: VecDeque<u64>,
+    /// Told of the members there are.
+    directory: Directory,
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +55,9 @@ struct Aside {
 }
 
 impl Follower {
-    pub(super) fn new(replica: Arc<Replica>) -> Self {
+    pub(super) fn new(replica: Arc<Replica>, directory: Directory) -> Self {
         let shown = Writer::default();
-        Self { replica, shown, aside: None, needs_snapshot: true, under_way: VecDeque::new() }
+        Self { replica, shown, aside: None, needs_snapshot: true, under_way: VecDeque::new(), directory }
     }
 
     /// Where the next watch begins.
@@ -102,6 +104,7 @@ impl Follower {
                 return Err(Ended::Compacted);
             }
             WatchFrame::Ended { why } => return Err(Ended::Node(why)),
+            WatchFrame::Members(nodes) => self.directory.learn(nodes),
         }
         Ok(())
     }
@@ -171,7 +174,7 @@ impl Follower {
 
 /// Follows the directory until `stop`, from one node after another.
 pub(in crate::gateway) async fn follow(replica: Arc<Replica>, directory: Directory, stop: CancellationToken) {
-    let mut follower = Follower::new(replica);
+    let mut follower = Follower::new(replica, directory.clone());
     let mut pause = PAUSE.0;
     let endless = async {
         loop {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Replica;
 use super::follow::{Ended, Follower};
+use crate::client;
 use crate::directory::{
     Batch, Command, ConnectionId, Directory, Entry, Event, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
     Revision,
@@ -126,7 +127,8 @@ impl World {
 
 fn replica() -> (Arc<Replica>, Follower) {
     let replica = Arc::new(Replica::new(Meters::new("test")));
-    (Arc::clone(&replica), Follower::new(replica))
+    let nobody = client::Settings { cluster: "test".into(), name: "gateway test".into(), nodes: Vec::new() };
+    (Arc::clone(&replica), Follower::new(replica, client::Directory::new(nobody)))
 }
 
 fn take_all(follower: &mut Follower, frames: Vec<WatchFrame>) {

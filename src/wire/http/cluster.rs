@@ -53,9 +53,6 @@ pub struct ReconnectBackoff {
 pub struct Cluster {
     /// Name of the cluster.
     pub cluster: String,
-    /// Its id, 16 hexadecimal digits: drawn when it was founded or restored. Null until it is known.
-    #[serde(default)]
-    pub cluster_id: Option<String>,
     /// The node that answered; null on a gateway.
     pub node: Option<u64>,
     /// Who leads, where known.
@@ -68,6 +65,14 @@ pub struct Cluster {
     pub applied: u64,
     /// Revision up to which this node knows entries to be committed.
     pub committed: u64,
+    /// The cluster's own id, 16 hexadecimal digits: drawn when it was founded or restored, whatever it is called. Null until
+    /// it is known.
+    pub cluster_id: Option<String>,
+    /// Voters that must answer for anything to be decided.
+    pub quorum: u64,
+    /// Whether a change of the voters is half done: until it is complete majorities of the old and of the new ones are
+    /// needed.
+    pub changing: bool,
 }
 
 /// A directory node.
@@ -90,6 +95,65 @@ pub struct Member {
     /// Bytes that are free in its data directory, if that is too little to write anything new.
     #[serde(default)]
     pub short_of_space: Option<u64>,
+    /// Entries that it lacks, where known: as the leader sees its followers.
+    pub lag: Option<u64>,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRole {
+    /// It receives everything and does not vote.
+    #[default]
+    Learner,
+    /// It counts for majorities.
+    Voter,
+    /// It is none any more, for ever.
+    Removed,
+}
+
+/// Body of `POST /v1/cluster/members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddMemberBody {
+    /// The new node's id; one that was never used.
+    pub id: u64,
+    /// Where it waits, `host:port`.
+    pub peer: String,
+    /// What it is to become.
+    #[serde(default)]
+    pub role: MemberRole,
+}
+
+/// Body of `POST /v1/cluster/transfer-leader`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLeaderBody {
+    /// Who is to lead.
+    pub to: u64,
+}
+
+/// Answer to a change of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberAnswer {
+    /// The node.
+    pub id: u64,
+    /// What it is now.
+    pub role: MemberRole,
+    /// Revision at which it is so.
+    pub revision: u64,
+    /// With 202: what is still missing, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Answer to `POST /v1/cluster/transfer-leader`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderAnswer {
+    /// Who leads.
+    pub leader: u64,
+    /// Revision up to which the former leader had applied.
+    pub revision: u64,
 }
 
 /// Answer to `GET /v1/info`.

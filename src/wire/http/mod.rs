@@ -10,7 +10,10 @@ mod state;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-pub use cluster::{Cluster, Gateway, Gateways, Info, Member, ReconnectBackoff};
+pub use cluster::{
+    AddMemberBody, Cluster, Gateway, Gateways, Info, LeaderAnswer, Member, MemberAnswer, MemberRole, ReconnectBackoff,
+    TransferLeaderBody,
+};
 pub use error::{Applied, ErrorBody, ErrorCode, ErrorDetail};
 pub use lookup::{ConnectionBody, ConnectionList, Stats, UserBody, UsersBody, UsersQuery};
 pub use push::{PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget};

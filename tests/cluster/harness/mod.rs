@@ -15,6 +15,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use axum::http::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -92,19 +93,81 @@ impl Cluster {
 
     /// Starts a node that is told these founders, with further flags.
     pub async fn start_node_of(&mut self, id: u64, founders: RangeInclusive<u64>, flags: &[&str]) {
-        let host = |id: u64| format!("{}.{id}", self.network);
-        let peers: Vec<String> = founders.map(|id| format!("{id}={}:7200", host(id))).collect();
-        let mut arguments: Vec<String> = ["directory", "--id"].map(str::to_owned).to_vec();
-        arguments.push(id.to_string());
-        arguments.extend(["--data-dir".to_owned(), self.data_dir(id).display().to_string()]);
-        arguments.extend(["--listen-api".to_owned(), format!("{}:7100", host(id))]);
-        arguments.extend(["--listen-peer".to_owned(), format!("{}:7200", host(id))]);
-        arguments.extend(["--peers".to_owned(), peers.join(",")]);
+        let mut arguments = self.arguments_of(id, founders);
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.data.path().join(format!("node-{id}.log"));
         let environment = if self.faults { self.disk(id).environment() } else { Vec::new() };
         let process = Process::start_in(&arguments, &log, &environment).await;
         self.nodes.insert(id, process);
+    }
+
+    /// The verb and the flags of a node: a founder, or one that joins.
+    pub fn node_arguments(&self, id: u64) -> Vec<String> {
+        self.arguments_of(id, 1..=self.founders)
+    }
+
+    fn arguments_of(&self, id: u64, founders: RangeInclusive<u64>) -> Vec<String> {
+        let host = |id: u64| format!("{}.{id}", self.network);
+        let founds = founders.contains(&id);
+        let peers: Vec<String> = founders.map(|id| format!("{id}={}", self.peer(id))).collect();
+        let mut arguments: Vec<String> = ["directory", "--id"].map(str::to_owned).to_vec();
+        arguments.push(id.to_string());
+        arguments.extend(["--data-dir".to_owned(), self.data_dir(id).display().to_string()]);
+        arguments.extend(["--listen-api".to_owned(), format!("{}:7100", host(id))]);
+        arguments.extend(["--listen-peer".to_owned(), self.peer(id)]);
+        if founds {
+            arguments.extend(["--peers".to_owned(), peers.join(",")]);
+        } else {
+            arguments.push("--join".to_owned());
+        }
+        arguments
+    }
+
+    /// Where a node is reached by peers.
+    pub fn peer(&self, id: u64) -> String {
+        format!("{}.{id}:7200", self.network)
+    }
+
+    /// Starts a node that joins, and adds it; repeated until it is what it is to become.
+    pub async fn join(&mut self, id: u64, role: &str) {
+        self.start_node(id).await;
+        let body = serde_json::json!({ "id": id, "peer": self.peer(id), "role": role });
+        self.change(&format!("node {id} becomes a {role}"), Method::POST, "/v1/cluster/members", &body).await;
+    }
+
+    /// Removes a node, and waits until whoever runs agrees.
+    pub async fn remove(&self, id: u64) {
+        let path = format!("/v1/cluster/members/{id}");
+        self.change(&format!("node {id} is removed"), Method::DELETE, &path, &Value::Null).await;
+    }
+
+    pub async fn transfer_leader(&self, to: u64) {
+        let path = "/v1/cluster/transfer-leader";
+        self.change(&format!("node {to} leads"), Method::POST, path, &serde_json::json!({ "to": to })).await;
+    }
+
+    /// Asks for a change of the group, of one API after the other, until it is done. Only what passes may be in the way.
+    async fn change(&self, what: &str, method: Method, path: &str, body: &Value) {
+        let apis = self.apis();
+        let mut turn = 0;
+        eventually(what, async || {
+            turn += 1;
+            let asked = self.http.send(method.clone(), &apis[turn % apis.len()], path, &[], Some(body)).await.ok()?;
+            let passes = asked.body["error"]["temporary"] == true || asked.body["error"]["code"] == "unavailable";
+            assert!(asked.status < 300 || passes, "{what}: {} {}", asked.status, asked.body);
+            (asked.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// The program with these arguments, until it ends: its exit code, stdout and stderr.
+    pub async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let api = self.apis().join(",");
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_switchboard"));
+        command.args(arguments).env("SWITCHBOARD_API", api).env_remove("SWITCHBOARD_CONFIG").kill_on_drop(true);
+        let output = in_time(&format!("{arguments:?}"), command.output()).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
 
     pub async fn start_gateway(&mut self, id: &str) {
@@ -115,7 +178,7 @@ impl Cluster {
     pub async fn start_gateway_with(&mut self, id: &str, flags: &[&str]) {
         let nth: u32 = id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap();
         let host = format!("{}.{}", self.network, 100 + nth);
-        let directory: Vec<String> = (1..=self.founders).map(|id| format!("{}.{id}:7200", self.network)).collect();
+        let directory: Vec<String> = (1..=self.founders).map(|id| self.peer(id)).collect();
         let mut arguments = vec!["gateway".to_owned(), "--id".to_owned(), id.to_owned()];
         arguments.extend(["--directory".to_owned(), directory.join(",")]);
         arguments.extend(["--listen-clients".to_owned(), format!("{host}:8000")]);
