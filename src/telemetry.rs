@@ -43,7 +43,7 @@ enum Kind {
 }
 
 /// What every metric of ours tells.
-const METRICS_HELP: [(Kind, &str, &str); 46] = {
+const METRICS_HELP: [(Kind, &str, &str); 48] = {
     use Kind::{Counter, Gauge, Histogram};
     [
         (Gauge, "switchboard_build_info", "Always 1; the labels say what runs."),
@@ -65,6 +65,12 @@ const METRICS_HELP: [(Kind, &str, &str); 46] = {
         (Gauge, "switchboard_entries", "Live connections in the directory."),
         (Gauge, "switchboard_users_online", "Users with a live connection."),
         (Gauge, "switchboard_sessions", "Live sessions of gateways."),
+        (
+            Gauge,
+            "switchboard_state_hash",
+            "First 52 bits of the SHA-256 of the state at switchboard_state_hash_revision.",
+        ),
+        (Gauge, "switchboard_state_hash_revision", "Revision of switchboard_state_hash: equal ones have equal hashes."),
         (Gauge, "switchboard_state_bytes", "Memory of the directory's state, estimated."),
         (Counter, "switchboard_ops_total", "Operations that this node proposed, by kind and result."),
         (Counter, "switchboard_takeovers_total", "Exclusive connections that changed hands."),

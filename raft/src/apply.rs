@@ -96,6 +96,7 @@ impl Progress {
 
 /// Applies entries, takes snapshots and installs them.
 pub(crate) struct Applier {
+    cluster: String,
     machine: Arc<dyn StateMachine>,
     snapshots: Arc<Snapshots>,
     progress: Arc<Progress>,
@@ -108,12 +109,14 @@ pub(crate) struct Applier {
 impl Applier {
     /// A state machine of which nothing is known yet: openraft restores the snapshot and applies what follows.
     pub(crate) fn new(
+        cluster: String,
         machine: Arc<dyn StateMachine>,
         snapshots: Arc<Snapshots>,
         progress: Arc<Progress>,
         counting: Arc<Counting>,
     ) -> Applier {
         Applier {
+            cluster,
             machine,
             snapshots,
             progress,
@@ -148,6 +151,7 @@ impl Applier {
         let frozen = frozen.inspect_err(|_| self.counting.log.fail(&panicked())).ok()?;
         Some(Builder {
             head: Head {
+                cluster: self.cluster.clone(),
                 meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
                 roster: self.roster.clone(),
             },

@@ -115,6 +115,11 @@ impl LogCounters {
         self.cut.fetch_add(bytes, Relaxed);
     }
 
+    /// Bytes of torn writes that were cut off.
+    pub(crate) fn bytes_cut(&self) -> u64 {
+        self.cut.load(Relaxed)
+    }
+
     /// The replica must end. Keeps the first error, which is the one that matters.
     pub(crate) fn fail(&self, error: &io::Error) {
         let _ = self.failure.set(error.to_string());

@@ -6,8 +6,9 @@
 //!
 //! Reading order: [`Raft`] is the handle; `settings` holds every limit; `machine` and `stream` are what the owner brings;
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
-//! begins), `members`, `change` and `handover` (how it changes), `leaving` (how a member's part ends), `identity`, `roster`, `apply`, `log`,
-//! `snapshot` and `net`; `space`, `short` and `failure` are about disks that fill up or fail.
+//! begins), `seed` (how one begins with an old state), `members`, `change` and `handover` (how it changes), `leaving` (how a
+//! member's part ends), `identity`, `roster`, `apply`, `log`, `snapshot`, `compaction`, `backup`, `offline` and `net`; `space`,
+//! `short` and `failure` are about disks that fill up or fail.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
@@ -18,7 +19,9 @@
 //! - Every queue and every wait has a limit.
 
 mod apply;
+mod backup;
 mod change;
+mod compaction;
 mod counters;
 mod entry;
 mod failure;
@@ -32,10 +35,13 @@ mod log;
 mod machine;
 mod members;
 mod net;
+mod observer;
+mod offline;
 mod propose;
 mod raft;
 mod reads;
 mod roster;
+mod seed;
 mod settings;
 mod short;
 mod snapshot;
@@ -46,14 +52,17 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{About, Backup};
 pub use change::ChangeError;
 pub use counters::{Counters, DURATION_BOUNDS, Durations};
 pub use founding::Standing;
 pub use machine::{Frozen, StateMachine};
 pub use net::frame::PREAMBLE;
+pub use offline::{Survey, UpTo, survey};
 pub use propose::{Applied, ProposeError, Proposed};
 pub use raft::{FatalReason, Raft, SnapshotError};
 pub use reads::ReadError;
+pub use seed::write_seed;
 pub use settings::{Addresses, Formats, Limits, LogEngine, NodeId, Settings};
 pub use space::Space;
 pub use start::StartError;

@@ -1,7 +1,6 @@
 //! The handle to a running replica.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::apply::{Applier, Progress};
+use crate::backup::Backup;
 use crate::change::ChangeError;
 use crate::counters::{Counters, Counting};
 use crate::entry::Group;
@@ -24,9 +24,11 @@ use crate::machine::StateMachine;
 use crate::members::Members;
 use crate::net::link::Local;
 use crate::net::serve::Server;
+use crate::observer::Observer;
 use crate::propose::{Proposals, ProposeError, Proposed};
 use crate::reads::{ReadError, Reads};
 use crate::settings::{NodeId, Settings};
+use crate::snapshot::Snapshots;
 use crate::space::Space;
 use crate::start::{self, StartError};
 use crate::status::{self, Leadership, Status};
@@ -34,8 +36,8 @@ use crate::stream::{Connect, Stream};
 
 pub(crate) type OpenRaft = openraft::Raft<Group, Applier>;
 
-/// How often the size of the log is looked at.
-const SIZE_CHECK: Duration = Duration::from_millis(250);
+/// How long a snapshot that is being taken is waited for before another one is asked for.
+const SNAPSHOT_LOOK: Duration = Duration::from_millis(250);
 /// How long a snapshot that was asked for may take.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
 
@@ -62,6 +64,9 @@ pub enum SnapshotError {
     /// It takes too long; it may still come.
     #[error("the snapshot was not finished in time")]
     Timeout,
+    /// Nothing was ever applied here.
+    #[error("this replica has no state yet")]
+    Nothing,
     /// The replica has stopped.
     #[error("this replica has stopped")]
     Stopped,
@@ -80,6 +85,7 @@ struct Inner {
     counting: Arc<Counting>,
     founders: Arc<Founders>,
     server: Arc<Server>,
+    snapshots: Arc<Snapshots>,
     reads: Reads,
     proposals: Proposals,
     members: Arc<Members>,
@@ -125,7 +131,7 @@ impl Raft {
             local.clone(),
             (raft.clone(), log),
             progress.clone(),
-            snapshots,
+            snapshots.clone(),
             founders.clone(),
             rounds,
             counting.clone(),
@@ -138,15 +144,8 @@ impl Raft {
             counting: counting.clone(),
             founders: founders.clone(),
         };
-        let (to_leadership, leadership) = watch::channel(None);
-        let (to_changes, changes) = watch::channel(observer.status());
         let keeper = observer.clone();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(observer.observe(to_leadership, to_changes)));
-        let (sized, bounded) = (stop.clone(), (raft.clone(), progress.clone(), counting.clone()));
-        let bytes_max = local.limits.snapshot_every_log_bytes;
-        tasks.spawn(async move {
-            sized.run_until_cancelled(bound_log(&bounded.0, &bounded.1, &bounded.2, bytes_max)).await;
-        });
+        let (leadership, changes) = observer.spawn(&tasks, &stop);
         let members =
             Members::new(raft.clone(), local.clone(), lines, progress.clone(), leadership.clone(), tasks.clone());
         let (kept, keeping, election_max) = (stop.clone(), members.clone(), settings.election.1);
@@ -164,6 +163,7 @@ impl Raft {
             counting,
             founders,
             server: Arc::new(server),
+            snapshots,
             reads,
             proposals,
             members,
@@ -286,8 +286,7 @@ impl Raft {
         let raft = &self.inner.raft;
         let target = self.applied();
         if self.inner.progress.watch().borrow().is_none() {
-            // Nothing is applied, so there is nothing to cover.
-            return Ok(0);
+            return Err(SnapshotError::Nothing);
         }
         let mut metrics = raft.metrics();
         let taken = timeout(SNAPSHOT_WITHIN, async {
@@ -298,12 +297,18 @@ impl Raft {
                 }
                 // While another one is being taken this does nothing, so it is asked for again after each change.
                 raft.trigger().snapshot().await.map_err(|_| SnapshotError::Stopped)?;
-                if let Ok(gone) = timeout(SIZE_CHECK, metrics.changed()).await {
+                if let Ok(gone) = timeout(SNAPSHOT_LOOK, metrics.changed()).await {
                     gone.map_err(|_| SnapshotError::Stopped)?;
                 }
             }
         });
         taken.await.unwrap_or(Err(SnapshotError::Timeout))
+    }
+
+    /// Takes a snapshot as [`trigger_snapshot`](Raft::trigger_snapshot) does, and opens it.
+    pub async fn backup(&self) -> Result<Backup, SnapshotError> {
+        self.trigger_snapshot().await?;
+        self.inner.snapshots.current().map(Backup::new).ok_or(SnapshotError::Nothing)
     }
 
     /// Adds a node as a learner: it receives everything and does not vote. The node must answer at `peer` under this id,
@@ -416,91 +421,6 @@ async fn ended(raft: &OpenRaft) -> FatalReason {
             // The core is gone without a word, which only a panic does.
             return FatalReason::Panicked;
         }
-    }
-}
-
-/// Takes a snapshot when the log has grown to `bytes_max`, and purges up to it if that was not enough: few large entries
-/// weigh as much as many small ones.
-async fn bound_log(raft: &OpenRaft, progress: &Progress, counting: &Counting, bytes_max: u64) {
-    let mut purged_at = 0;
-    loop {
-        tokio::time::sleep(SIZE_CHECK).await;
-        if counting.log.bytes() <= bytes_max {
-            continue;
-        }
-        let snapshot = raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index);
-        // Half of the log behind a snapshot is kept for members that are a little behind, until there is a newer one.
-        let outcome = if snapshot > purged_at {
-            purged_at = snapshot;
-            raft.trigger().purge_log(snapshot).await
-        } else if progress.index() > snapshot {
-            raft.trigger().snapshot().await
-        } else {
-            Ok(())
-        };
-        if outcome.is_err() {
-            return;
-        }
-    }
-}
-
-/// Turns openraft's metrics into signals.
-#[derive(Clone)]
-struct Observer {
-    raft: OpenRaft,
-    local: Arc<Local>,
-    progress: Arc<Progress>,
-    counting: Arc<Counting>,
-    founders: Arc<Founders>,
-}
-
-impl Observer {
-    fn status(&self) -> Status {
-        let standing = self.founders.standing();
-        status::status(&self.raft, &self.progress, &self.local, standing)
-    }
-
-    async fn observe(self, leadership: watch::Sender<Option<Leadership>>, changes: watch::Sender<Status>) {
-        let mut metrics = self.raft.server_metrics();
-        let mut standing = self.founders.changes();
-        let mut leader: Option<NodeId> = None;
-        loop {
-            let applied = self.progress.watch();
-            let id = *applied.borrow();
-            let led = status::leadership(&self.raft, self.local.id, id);
-            let waits_for_own_entry = led.is_none() && self.leads();
-            leadership.send_if_modified(|current| {
-                let changed = *current != led;
-                *current = led;
-                changed
-            });
-            let current = metrics.borrow_watched().current_leader;
-            if current != leader {
-                leader = current;
-                self.counting.leader_changes.fetch_add(1, Ordering::Relaxed);
-            }
-            changes.send_replace(self.status());
-            let own_entry = own_entry(applied, waits_for_own_entry);
-            tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { break },
-                _ = standing.changed() => {}
-                () = own_entry => {}
-            }
-        }
-        // Whoever waits on these sees the replica as it ended: without a leader.
-        leadership.send_replace(None);
-    }
-
-    fn leads(&self) -> bool {
-        let metrics = self.raft.server_metrics();
-        metrics.borrow_watched().state == openraft::ServerState::Leader
-    }
-}
-
-/// Applying matters to the observer only until the first entry of its own term.
-async fn own_entry(mut applied: watch::Receiver<Option<crate::entry::LogId>>, wanted: bool) {
-    if !wanted || applied.changed().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -179,6 +179,9 @@ pub struct Limits {
     pub snapshot_every_entries: u64,
     /// Bytes of log after which a snapshot is taken, whatever the number of entries: bounds the disk. Default 256 MiB.
     pub snapshot_every_log_bytes: u64,
+    /// Bytes of log up to which members that are behind are considered: a slow one that answers is sent entries, however
+    /// many, and while one receives a snapshot no newer one is taken. Above it they get a snapshot. Default 1 GiB.
+    pub log_bytes_held_max: u64,
     /// Entries kept behind a snapshot, so that a member that was away for a moment catches up by log. Default 50 000.
     pub entries_kept_after_snapshot: u64,
     /// Size of one log file, and of sled's segments up to 4 MiB. Space returns file by file, and the newest file's entries stay in memory. Default 32 MiB.
@@ -253,6 +256,9 @@ impl Limits {
                 "snapshot_every_log_bytes must be at least two log files: space returns by whole ones".to_owned()
             );
         }
+        if self.log_bytes_held_max < self.snapshot_every_log_bytes {
+            return Err("log_bytes_held_max must be at least snapshot_every_log_bytes".to_owned());
+        }
         if self.log_chunk_bytes == 0 || self.snapshot_chunk_bytes == 0 || self.append_entries_max == 0 {
             return Err("sizes must not be 0".to_owned());
         }
@@ -271,6 +277,7 @@ impl Default for Limits {
             snapshot_chunk_bytes: mib,
             snapshot_every_entries: 200_000,
             snapshot_every_log_bytes: 256 * mib as u64,
+            log_bytes_held_max: 1024 * mib as u64,
             entries_kept_after_snapshot: 50_000,
             log_chunk_bytes: 32 * mib,
             disk_reserve_bytes: 64 * mib as u64,

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::apply::{Applier, Progress};
+use crate::backup::sync_dir;
+use crate::compaction::Behind;
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
 use crate::identity::{Identity, IdentityError};
@@ -19,6 +21,7 @@ use crate::log::{self, LogCloser, LogReader, LogStore, Owner, RecoveryError};
 use crate::machine::StateMachine;
 use crate::net::link::{Lines, Local};
 use crate::net::peer::Peers;
+use crate::seed::Seed;
 use crate::settings::{LogEngine, NodeId, Settings};
 use crate::short::Shortage;
 use crate::snapshot::{self, Snapshots};
@@ -88,6 +91,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The directory holds a restored state with which this node must not begin. Nothing was changed.
+    #[error("{0}")]
+    Seed(String),
     /// The consensus library refused what it found.
     #[error("the stored state can't be restored: {0}")]
     Restore(String),
@@ -130,7 +136,7 @@ struct Disk {
 /// Opens or creates the data directory. Blocks.
 ///
 /// The identity is written last: while it is missing, nothing was promised to anyone, and an interrupted creation is
-/// simply repeated. Once it is there, the log must be too.
+/// simply repeated. Once it is there, the log must be too. A directory with a restored state begins with that (see `seed`).
 fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, StartError> {
     let (log_dir, snapshot_dir) =
         (log::dir_in(&settings.data_dir, settings.engine), snapshot::dir_in(&settings.data_dir));
@@ -151,9 +157,13 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
             Identity::draw(settings)
         }
     };
-    make_dirs(&[&log_dir, &snapshot_dir])?;
-    let owner = Owner { id: identity.id, nonce: identity.nonce };
     let space = Arc::new(Headroom::new(&settings.data_dir, settings.limits.disk_reserve_bytes));
+    make_dirs(&[&log_dir, &snapshot_dir])?;
+    let seed = Seed::find(&settings.data_dir)?;
+    if create && let Some(seed) = &seed {
+        seed.plant(&snapshot_dir, &identity, settings, &space)?;
+    }
+    let owner = Owner { id: identity.id, nonce: identity.nonce };
     let snapshots = Snapshots::open(&snapshot_dir, space.clone()).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StartError::Damaged(source.to_string()),
         _ => StartError::Io { path: snapshot_dir.clone(), source },
@@ -161,7 +171,11 @@ fn open_disk(settings: &Settings, counters: Arc<LogCounters>) -> Result<Disk, St
     let opened =
         log::open(&settings.data_dir, settings.engine, owner, create, &settings.limits, (counters, space.clone()))?;
     let pristine = opened.pristine && snapshots.current().is_none();
-    if create && let Err(e) = settle(settings, &identity, pristine) {
+    let settled = match create {
+        true => settle(settings, &identity, opened.pristine && (pristine || seed.is_some())),
+        false => Ok(()),
+    };
+    if let Err(e) = settled.and_then(|()| seed.map_or(Ok(()), |seed| seed.spend(snapshots.current().as_ref()))) {
         // So that the directory is free again when this returns.
         opened.closer.close_blocking();
         return Err(e);
@@ -195,20 +209,24 @@ fn settle(settings: &Settings, identity: &Identity, pristine: bool) -> Result<()
     }
     identity.store(&settings.data_dir)?;
     // The directory itself must be found after a power cut, too.
-    let parent = settings.data_dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_owned));
-    if let Some(parent) = parent {
-        let synced = File::open(&parent).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| StartError::Io { path: parent, source })?;
-    }
-    Ok(())
+    sync_dir(&settings.data_dir).map_err(|source| StartError::Io { path: settings.data_dir.clone(), source })
 }
 
 /// Takes the directory for this process, before anything in it is read: recovery cuts off what another process may be
 /// just writing.
 fn lock(data_dir: &Path) -> Result<File, StartError> {
-    let path = data_dir.join("lock");
-    let fail = |source| StartError::Io { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
+    let opened = File::options().create(true).truncate(false).write(true).open(data_dir.join("lock"));
+    take(data_dir, opened)
+}
+
+/// As [`lock`], and nothing is created: a directory without the file was never used.
+pub(crate) fn lock_existing(data_dir: &Path) -> Result<File, StartError> {
+    take(data_dir, File::open(data_dir.join("lock")))
+}
+
+fn take(data_dir: &Path, opened: io::Result<File>) -> Result<File, StartError> {
+    let fail = |source| StartError::Io { path: data_dir.join("lock"), source };
+    let file = opened.map_err(fail)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::InUse(format!("{} is locked", data_dir.display()))),
@@ -240,10 +258,9 @@ fn config(settings: &Settings) -> Result<Config, StartError> {
         election_timeout_max: longest,
         max_payload_entries: limits.append_entries_max,
         max_append_entries: Some(4096),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(limits.snapshot_every_entries),
+        // It is decided in `compaction`.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: limits.entries_kept_after_snapshot,
-        // A follower behind by more gets a snapshot, which must then be a shorter way.
-        replication_lag_threshold: limits.snapshot_every_entries.saturating_mul(2),
         purge_batch_size: (limits.entries_kept_after_snapshot / 8).clamp(1, 4096),
         // The default of 200 ms never gets a real snapshot across.
         install_snapshot_timeout: millis(limits.snapshot_install_within).max(60_000),
@@ -298,11 +315,13 @@ pub(crate) async fn build(
         limits: settings.limits.clone(),
         connect,
         shortage: Arc::new(Shortage::new(settings.id, disk.space)),
+        behind: Behind::default(),
         removed: watch::Sender::new(false),
     });
     let (progress, lines) = (Arc::new(Progress::new()), Arc::new(Lines::default()));
     let snapshots = Arc::new(disk.snapshots);
-    let applier = Applier::new(machine, snapshots.clone(), progress.clone(), counting.clone());
+    let applier =
+        Applier::new(settings.cluster.clone(), machine, snapshots.clone(), progress.clone(), counting.clone());
     let log = disk.store.reader();
     let peers = Peers::new(local.clone(), lines.clone());
     let built = openraft::Raft::build(settings.id, Arc::new(config), peers, disk.store, applier).await;

@@ -1,7 +1,9 @@
 //! What the HTTP surface needs of the process that it stands in.
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -9,7 +11,7 @@ use futures_util::Stream;
 use crate::directory::Revision;
 use crate::push::{Order, PushRefused, Pushed};
 use crate::view::View;
-use crate::wire::http::Info;
+use crate::wire::http::{Info, SnapshotTaken, StateHash};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
 /// What the HTTP surface needs. Implemented by directory nodes and gateways.
@@ -46,6 +48,68 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Opens a feed of changes for people and services.
     fn feed(&self, request: FeedRequest) -> impl Future<Output = Result<Feed, FeedRefused>> + Send;
+
+    /// Hashes the state of this process. Only a directory node has one.
+    fn hash(&self, _ask: HashAsk) -> impl Future<Output = Result<StateHash, StateRefused>> + Send {
+        ready(Err(StateRefused::NotHere))
+    }
+
+    /// Takes a snapshot of the state of this process now, so that its log can be cut.
+    fn snapshot(&self) -> impl Future<Output = Result<SnapshotTaken, StateRefused>> + Send {
+        ready(Err(StateRefused::NotHere))
+    }
+
+    /// Opens a backup: a copy of the state at one revision that covers everything acknowledged before.
+    fn backup(&self) -> impl Future<Output = Result<Backup, StateRefused>> + Send {
+        ready(Err(StateRefused::NotHere))
+    }
+}
+
+/// Which state is to be hashed, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashAsk {
+    /// Exactly this one; `None`: as it is now.
+    pub revision: Option<Revision>,
+    /// Whether its invariants are checked, too.
+    pub check: bool,
+    /// Longest wait for the revision.
+    pub within: Duration,
+}
+
+/// A backup on its way out.
+pub struct Backup {
+    /// The state that it holds.
+    pub revision: Revision,
+    /// Its length.
+    pub bytes: u64,
+    /// Its bytes, in parts of bounded size.
+    pub parts: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+}
+
+/// Why the state as a whole can't be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateRefused {
+    /// This process is no directory node.
+    #[error("a gateway holds no state of its own; ask a directory node: GET /v1/cluster names their APIs")]
+    NotHere,
+    /// The state has moved on.
+    #[error("the state is at revision {now} already; what it was before is not kept")]
+    Passed {
+        /// Where it is now.
+        now: Revision,
+    },
+    /// The revision did not come in time.
+    #[error("the state did not get that far in time; it is at revision {now}")]
+    Later {
+        /// Where it is now.
+        now: Revision,
+    },
+    /// Others are served already.
+    #[error("as many of these requests are being answered as this node takes at once")]
+    Busy,
+    /// Not possible now.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// Which changes a feed shows.

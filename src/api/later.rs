@@ -11,7 +11,7 @@ fn not_offered<B: Backend>(what: &'static str) -> MethodRouter<Api<B>> {
 
 /// Routes of their own.
 pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
-    const ROUTES: [(&str, &str); 22] = [
+    const ROUTES: [(&str, &str); 19] = [
         ("/v1/topics", "Topics"),
         ("/v1/topics/{topic}", "Topics"),
         ("/v1/topics/{topic}/members", "Topics"),
@@ -27,9 +27,6 @@ pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
         ("/v1/webhooks", "Webhooks"),
         ("/v1/webhooks/{id}", "Webhooks"),
         ("/v1/cluster/members/{id}/demote", "Making a voter a learner"),
-        ("/v1/cluster/hash", "The hash of the state"),
-        ("/v1/cluster/snapshot", "Taking a snapshot on request"),
-        ("/v1/cluster/backup", "Backup"),
         ("/v1/gateways/{id}/drain", "Draining a gateway"),
         ("/v1/openapi.json", "The OpenAPI document"),
         ("/goim/{*rest}", "The interface of goim"),

@@ -18,6 +18,7 @@ mod push;
 mod read;
 mod request;
 mod sessions;
+mod state;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -36,7 +37,7 @@ use crate::telemetry;
 use crate::wire::http::{Applied, ErrorCode};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
-pub use backend::{Backend, Feed, FeedItem, FeedRefused, FeedRequest};
+pub use backend::{Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, StateRefused};
 pub use limits::ApiLimits;
 
 use error::Error;
@@ -66,6 +67,9 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
         .route("/v1/sessions/{session}/renew", put(sessions::renew::<B>))
         .route("/v1/sessions/{session}/batch", post(sessions::batch::<B>))
         .route("/v1/cluster", get(process::cluster::<B>))
+        .route("/v1/cluster/hash", get(state::hash::<B>))
+        .route("/v1/cluster/snapshot", post(state::snapshot::<B>))
+        .route("/v1/cluster/backup", get(state::backup::<B>))
         .route("/v1/cluster/members", post(members::add::<B>))
         .route("/v1/cluster/members/{id}", delete(members::remove::<B>))
         .route("/v1/cluster/members/{id}/promote", post(members::promote::<B>))

@@ -34,6 +34,16 @@ impl Freshness {
         Self::with_default(true, query, limits)
     }
 
+    /// What the query knobs ask for where a process tells of its own state: a node that is cut off may be asked, too.
+    pub(super) fn of_own_state(query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
+        Self::with_default(true, query, limits)
+    }
+
+    /// Longest wait for what was asked for.
+    pub(super) fn within(&self) -> Duration {
+        self.within
+    }
+
     fn with_default(cached: bool, query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
         let cached = match query.text("consistency") {
             None => cached,

@@ -31,6 +31,12 @@ pub(super) fn query(pairs: &[(&str, Option<&str>)]) -> String {
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
+/// An address as a URL.
+fn with_scheme(api: &str) -> String {
+    let scheme = if api.contains("://") { "" } else { "http://" };
+    format!("{scheme}{}", api.trim_end_matches('/'))
+}
+
 /// Calls the API.
 #[derive(Debug)]
 pub(super) struct Caller {
@@ -41,10 +47,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(options: &ApiOptions) -> Result<Self, Failed> {
-        let apis = options.api.iter().map(|api| api.trim()).filter(|api| !api.is_empty()).map(|api| {
-            let scheme = if api.contains("://") { "" } else { "http://" };
-            format!("{scheme}{}", api.trim_end_matches('/'))
-        });
+        let apis = options.api.iter().map(|api| api.trim()).filter(|api| !api.is_empty()).map(with_scheme);
         let mut headers = HeaderMap::new();
         if let Some(key) = &options.key {
             let value = HeaderValue::try_from(format!("Bearer {key}"));
@@ -118,6 +121,22 @@ impl Caller {
             }
         }
         Err(self.nobody(last))
+    }
+
+    /// The APIs that were given, in order.
+    pub(super) fn apis(&self) -> &[String] {
+        &self.apis
+    }
+
+    /// Reads from one API.
+    pub(super) async fn get_at(&self, api: &str, path: &str, within: Duration) -> Result<Response, ClientError> {
+        let url = format!("{}{path}", with_scheme(api));
+        self.client.request(Method::GET, &url, self.headers.clone(), Bytes::new(), within).await
+    }
+
+    /// Opens a stream at one API; its head may take `within`.
+    pub(super) async fn stream(&self, api: &str, path: &str, within: Duration) -> Result<Streaming, ClientError> {
+        self.client.stream(&format!("{}{path}", with_scheme(api)), self.headers.clone(), within, IDLE).await
     }
 
     fn nobody(&self, last: Option<ClientError>) -> Failed {

@@ -1,16 +1,21 @@
-//! The verbs of the command line that speak to a running cluster over its HTTP API.
+//! The verbs of the command line: those that speak to a running cluster over its HTTP API, and those that work on the files of
+//! one that does not run.
 //!
 //! A verb parses, calls one route, and prints its body: as a table, or with `-o json` unchanged. What went wrong goes to
-//! stderr in one sentence that says what to do, and into the exit code ([`Exit`]).
+//! stderr in one sentence that says what to do, and into the exit code ([`Exit`]). What files mean is known to
+//! [`crate::node::offline`].
 
+mod check;
 mod connections;
 mod failed;
+mod force_new_cluster;
 mod gateways;
 mod http;
 mod members;
 mod options;
 mod print;
 mod push;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -19,17 +24,20 @@ mod whereis;
 
 use clap::Subcommand;
 
+pub use check::CheckArgs;
 pub use connections::{ConnectionsArgs, ConnectionsVerb};
 pub use failed::{Exit, Failed};
+pub use force_new_cluster::ForceNewClusterArgs;
 pub use gateways::{GatewaysArgs, GatewaysVerb};
 pub use members::{MembersArgs, MembersVerb};
 pub use options::{ApiOptions, Output};
 pub use push::{AckArg, MessageArgs, PushArgs, PushTarget};
+pub use snapshot::{SnapshotArgs, SnapshotVerb};
 pub use status::StatusArgs;
 pub use watch::WatchArgs;
 pub use whereis::WhereisArgs;
 
-/// A verb that speaks to a running cluster.
+/// A verb that speaks to a running cluster, or works on its files.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClientVerb {
     /// Show the directory nodes, who leads, and how much is connected
@@ -46,6 +54,12 @@ pub enum ClientVerb {
     Push(PushArgs),
     /// Print changes as they happen, until interrupted
     Watch(WatchArgs),
+    /// Back up the state, look into backups, and make new clusters of them
+    Snapshot(SnapshotArgs),
+    /// Check that the nodes of a cluster agree and are sound, or that a data directory is
+    Check(CheckArgs),
+    /// Make a new cluster of what one survivor holds, when most voters are lost for ever
+    ForceNewCluster(ForceNewClusterArgs),
 }
 
 impl ClientVerb {
@@ -59,6 +73,9 @@ impl ClientVerb {
             Self::Gateways(args) => gateways::run(&args).await,
             Self::Push(args) => push::run(&args).await,
             Self::Watch(args) => watch::run(&args).await,
+            Self::Snapshot(args) => snapshot::run(&args).await,
+            Self::Check(args) => check::run(&args).await,
+            Self::ForceNewCluster(args) => force_new_cluster::run(&args).await,
         };
         match done {
             Ok(()) => Exit::Done,

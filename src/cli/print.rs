@@ -49,3 +49,11 @@ pub(super) fn show(table: &Table) -> Result<(), Failed> {
 pub(super) fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| String::from(NONE), |value| value.to_string())
 }
+
+/// Writes names and values.
+pub(super) fn facts<const N: usize>(rows: [(&str, String); N]) -> Result<(), Failed> {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.add_rows(rows.map(|(name, value)| [name.to_owned(), value]));
+    show(&table)
+}

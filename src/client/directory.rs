@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clusters::Clusters;
 use super::watch::WatchStream;
 use crate::chance;
 use crate::directory::Batch;
@@ -56,13 +57,14 @@ struct Known {
     nodes: Vec<String>,
     leader: Option<String>,
     turn: usize,
+    clusters: Clusters,
 }
 
 impl Directory {
     /// Nothing is connected before the first question.
     pub fn new(settings: Settings) -> Self {
         let turn = usize::try_from(chance::below(settings.nodes.len() as u64)).unwrap_or(0);
-        let known = Known { nodes: settings.nodes.clone(), leader: None, turn };
+        let known = Known { nodes: settings.nodes.clone(), leader: None, turn, clusters: Clusters::default() };
         Self {
             settings: Arc::new(settings),
             answer_timeout: ANSWER_TIMEOUT,
@@ -147,7 +149,14 @@ impl Directory {
     /// When that node can't be reached or refuses.
     pub async fn watch(&self, from: WatchFrom) -> std::io::Result<WatchStream> {
         let node = self.next_node();
-        WatchStream::open(node, &self.hello(Purpose::Watch(from))).await
+        let watch = WatchStream::open(node, &self.hello(Purpose::Watch(from))).await?;
+        let met = self.known().clusters.meet(watch.node(), watch.cluster());
+        met.map(|()| watch).map_err(std::io::Error::other)
+    }
+
+    /// The id of the cluster that is followed, once a node has told it.
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.known().clusters.followed()
     }
 
     fn hello(&self, purpose: Purpose) -> Hello {
@@ -159,7 +168,11 @@ impl Directory {
         let address = leader.unwrap_or_else(|| self.next_node());
         let hello = self.hello(Purpose::Control);
         match tokio::time::timeout(CONNECT_TIMEOUT, Control::connect(&address, &hello)).await {
-            Ok(Ok(control)) => return Ok(Arc::new(control)),
+            Ok(Ok(control)) if self.known().clusters.meet(&address, control.cluster()).is_ok() => {
+                return Ok(Arc::new(control));
+            }
+            // It was told to the log.
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(node = %address, %error, "a directory node can't be reached"),
             Err(_) => tracing::debug!(node = %address, "a directory node does not answer"),
         }

@@ -3,6 +3,7 @@
 //! - [`Directory`] finds and follows the leader, and asks it
 //! - [`WatchStream`] shows every change, from any node
 
+mod clusters;
 mod directory;
 mod watch;
 

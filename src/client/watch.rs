@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::net::framed::{self, FrameReader};
 use crate::peer;
-use crate::wire::peer::{Hello, Stamp, WatchFrame};
+use crate::wire::peer::{ClusterMark, Hello, Stamp, WatchFrame};
 
 /// A node says something at least every second; three times that is silence.
 const IDLE: Duration = Duration::from_secs(3);
@@ -25,6 +25,7 @@ pub struct WatchStream {
     reader: FrameReader<OwnedReadHalf>,
     stamps: mpsc::Sender<Bytes>,
     node: String,
+    cluster: Option<ClusterMark>,
     _writer: JoinSet<()>,
 }
 
@@ -48,7 +49,7 @@ impl WatchStream {
             // The reader notices a broken stream, too.
             let _ = framed::write_all(dialed.writer, &mut waiting, WRITE_STALL).await;
         });
-        Ok(Self { reader: dialed.reader, stamps, node, _writer: tasks })
+        Ok(Self { reader: dialed.reader, stamps, node, cluster: dialed.cluster, _writer: tasks })
     }
 
     /// The next frame. Cancel-safe.
@@ -70,6 +71,11 @@ impl WatchStream {
     /// To send stamps with.
     pub fn stamper(&self) -> Stamper {
         Stamper(self.stamps.clone())
+    }
+
+    /// Whose state the node had when the watch began.
+    pub(super) fn cluster(&self) -> Option<ClusterMark> {
+        self.cluster
     }
 
     /// Address of the node.

@@ -19,6 +19,7 @@ pub mod limits;
 mod outcome;
 mod pages;
 mod read;
+mod restore;
 mod sessions;
 mod snapshot;
 mod state;
@@ -31,5 +32,6 @@ pub use outcome::{
     SessionEnd,
 };
 pub use read::{EndedSession, Gateway, LiveConnection, LiveSession, Stats};
+pub use restore::{NoRevisionsLeft, RESTORE_DISTANCE, REVISION_MAX};
 pub use snapshot::SnapshotError;
 pub use state::Directory;

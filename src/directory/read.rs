@@ -118,6 +118,11 @@ impl Directory {
         Some(Gateway { nonce: &incumbent.nonce, attempt: incumbent.attempt, epoch: incumbent.epoch })
     }
 
+    /// How many names of gateways are known.
+    pub fn gateways(&self) -> u64 {
+        self.gateways.len() as u64
+    }
+
     /// The live sessions in order of their epochs.
     pub fn sessions(&self) -> impl Iterator<Item = LiveSession<'_>> {
         self.sessions.iter().map(|(epoch, alive)| live_session(*epoch, alive))

@@ -106,7 +106,7 @@ impl Directory {
     }
 
     /// Ends a session in O(1): its connections are no longer live because it is not; their memory waits for `reclaim`.
-    fn end(&mut self, epoch: Epoch, reason: Reason, applied: &mut Applied) -> bool {
+    pub(super) fn end(&mut self, epoch: Epoch, reason: Reason, applied: &mut Applied) -> bool {
         let Some(alive) = self.sessions.remove(&epoch) else { return false };
         let session = Arc::clone(&alive.session);
         let gateway = Arc::clone(&session.gateway);
@@ -121,7 +121,7 @@ impl Directory {
     }
 
     /// Frees at most `limit` connections of an ended session, lowest serials first, and says how many are left.
-    fn reclaim(&mut self, epoch: Epoch, limit: u32) -> u64 {
+    pub(super) fn reclaim(&mut self, epoch: Epoch, limit: u32) -> u64 {
         let Some(ended) = self.ended.get(&epoch) else { return 0 };
         let left = ended.held.saturating_sub(u64::from(limit));
         let slice: Vec<ConnectionId> = self.pages.scan(epoch, None).take(limit as usize).map(|(id, _)| id).collect();

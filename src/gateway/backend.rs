@@ -12,7 +12,7 @@ use crate::api::{Backend, Feed, FeedRefused, FeedRequest};
 use crate::client::Directory;
 use crate::net::http::Client;
 use crate::push::{Order, PushRefused, Pushed, Router};
-use crate::wire::http::Info;
+use crate::wire::http::{Info, cluster_id};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
 /// A gateway behind the HTTP surface.
@@ -37,6 +37,7 @@ impl Backend for Serving {
             role: String::from("gateway"),
             id: self.hub.settings.id.clone(),
             cluster: self.hub.settings.cluster.clone(),
+            cluster_id: self.directory.cluster_id().map(cluster_id),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nonce: self.nonce.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -55,7 +55,7 @@ pub(super) async fn listen(
 
 async fn serve(stream: Stream, me: &Identity, deliveries: &Deliveries, deliveries_max: usize) -> io::Result<()> {
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    match greet(stream, me).await? {
+    match greet(stream, me, None).await? {
         Greeted::Raft(_) => refused("a gateway takes no part in replication"),
         Greeted::Peer { hello, reader, writer } => match hello.purpose {
             Purpose::Link => serve_link(reader, writer, deliveries, deliveries_max).await,

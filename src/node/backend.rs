@@ -7,17 +7,19 @@ use std::time::Duration;
 use switchboard_raft::{Space, Standing};
 use tokio::time::Instant;
 
+use super::backups::Backups;
 use super::feed;
+use super::hash::Hashes;
 use super::members;
 use super::requests::Requests;
 use super::view::NodeView;
 use super::watch_hub::WatchHub;
-use crate::api::{Backend, Feed, FeedRefused, FeedRequest};
+use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, StateRefused};
 use crate::client;
 use crate::directory::Epoch;
 use crate::push::{Local, Order, PushRefused, Pushed, Router};
 use crate::view::View;
-use crate::wire::http::Info;
+use crate::wire::http::{Info, SnapshotTaken, StateHash, cluster_id};
 use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
 
 /// Longest time for which a request follows the leader.
@@ -30,6 +32,8 @@ const READY_STALENESS_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct NodeBackend {
     pub(super) view: Arc<NodeView>,
+    pub(super) hashes: Arc<Hashes>,
+    pub(super) backups: Backups,
     pub(super) requests: Requests,
     /// The leader, for a node that does not lead.
     pub(super) others: client::Directory,
@@ -63,7 +67,8 @@ impl Backend for NodeBackend {
 
     fn info(&self) -> Info {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Info { uptime_ms, ..self.info.clone() }
+        let cluster_id = self.requests.raft.status().cluster_id.map(cluster_id);
+        Info { uptime_ms, cluster_id, ..self.info.clone() }
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -116,5 +121,17 @@ impl Backend for NodeBackend {
         // Also for a feed from now on: a node that lags would show what is long past.
         self.view.linearize().await.map_err(|stale| FeedRefused::Unavailable(stale.to_string()))?;
         feed::open(&self.hub, &self.view, self.confirm_within, request)
+    }
+
+    async fn hash(&self, ask: HashAsk) -> Result<StateHash, StateRefused> {
+        self.hashes.hash(ask).await
+    }
+
+    async fn snapshot(&self) -> Result<SnapshotTaken, StateRefused> {
+        self.backups.snapshot().await
+    }
+
+    async fn backup(&self) -> Result<Backup, StateRefused> {
+        self.backups.backup().await
     }
 }

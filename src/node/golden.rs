@@ -14,8 +14,8 @@ use crate::directory::{
 };
 use crate::wire::http;
 use crate::wire::peer::{
-    Ack, Answer, ChangeRefusal, ChangeRefused, Deliver, Delivered, Failure, GroupChange, Hello, HelloAnswer, Message,
-    Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
+    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, GroupChange, Hello,
+    HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
 };
 
 #[path = "../../tests/golden/fixture.rs"]
@@ -122,7 +122,12 @@ fn greetings_keep_their_form() {
     ];
     check("hello-2.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
     let answers = [
-        HelloAnswer::Accepted { name: "node 1".to_owned(), nonce: "n1".into(), version: 1 },
+        HelloAnswer::Accepted {
+            name: "node 1".to_owned(),
+            nonce: "n1".into(),
+            version: 1,
+            cluster: Some(ClusterMark { id: 1001, revision: 300 }),
+        },
         HelloAnswer::Refused { why: "another cluster".to_owned() },
     ];
     check("hello-answer-2.hex", &answers);

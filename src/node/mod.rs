@@ -6,7 +6,9 @@
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
+//! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
+//! - `offline`: files of nodes that do not run
 //! - `threads`: the log's own
 //! - `parts`: how all of them are put together
 //!
@@ -14,14 +16,17 @@
 //! session ends by the log only; a watch never skips.
 
 mod backend;
+mod backups;
 mod expiry;
 mod feed;
 mod gauges;
 #[cfg(test)]
 mod golden;
+mod hash;
 mod leases;
 mod members;
 mod meters;
+pub mod offline;
 mod parts;
 mod proposals;
 mod replicated;

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{NoSockets, NodeBackend};
+use super::backups::Backups;
 use super::expiry::Expiry;
+use super::hash::Hashes;
 use super::leases::{self, Leases, Renewal};
 use super::members;
 use super::proposals::{self, Proposals, Waiting};
@@ -117,7 +119,8 @@ impl Parts {
             requests: requests.clone(),
             watches: self.watches(),
         };
-        let backend = Arc::new(self.backend(requests, Arc::clone(&view)));
+        let hashes = Arc::new(Hashes::new(state()));
+        let backend = Arc::new(self.backend(requests, Arc::clone(&view), Arc::clone(&hashes)));
 
         let mut tasks = JoinSet::new();
         tasks.spawn(proposals::run(raft(), queues.proposals, process()));
@@ -127,6 +130,7 @@ impl Parts {
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
+        tasks.spawn(hashes.keep(process()));
         tasks.spawn(members::keep_learning(raft(), others));
         tasks.spawn(streams.serve(peer, stop.clone()));
         let router = api::router(backend, ApiLimits::default());
@@ -156,13 +160,15 @@ impl Parts {
         }
     }
 
-    fn backend(&self, requests: Requests, view: Arc<NodeView>) -> NodeBackend {
+    fn backend(&self, requests: Requests, view: Arc<NodeView>, hashes: Arc<Hashes>) -> NodeBackend {
         let Identity { cluster, name, nonce } = &*self.identity;
         let links = Links::new(cluster, name);
         let process = Arc::clone(&self.process);
         NodeBackend {
             router: Router::new(Arc::clone(&view), Arc::new(NoSockets), links, http::Client::new(), process),
             view,
+            hashes,
+            backups: Backups::new(self.raft.clone()),
             requests,
             others: self.others.clone(),
             hub: Arc::clone(&self.hub),
@@ -171,6 +177,7 @@ impl Parts {
                 role: "directory".to_owned(),
                 id: self.settings.id.to_string(),
                 cluster: cluster.clone(),
+                cluster_id: None,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 nonce: nonce.to_string(),
                 uptime_ms: 0,

@@ -1,9 +1,12 @@
 //! The one file that knows both the directory and the log: entries in, replies and events out.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use switchboard_raft::{Formats, Frozen, StateMachine};
+use tokio::sync::oneshot;
 
 use super::meters::OpMeters;
 use super::watch_hub::WatchHub;
@@ -17,6 +20,7 @@ pub(super) const FORMATS: Formats = Formats { oldest: 1, newest: 1, writes: 1 };
 #[derive(Debug)]
 pub(super) struct Replicated {
     directory: RwLock<Directory>,
+    awaited: Awaited,
     hub: Arc<WatchHub>,
     meters: OpMeters,
 }
@@ -45,7 +49,7 @@ pub(super) fn decode_reply(reply: &[u8]) -> Vec<Outcome> {
 
 impl Replicated {
     pub(super) fn new(hub: Arc<WatchHub>, process: &Arc<str>) -> Self {
-        Self { directory: RwLock::default(), hub, meters: OpMeters::new(process) }
+        Self { directory: RwLock::default(), awaited: Awaited::default(), hub, meters: OpMeters::new(process) }
     }
 
     /// The state as of now. Hold it for a short read only: applying waits.
@@ -56,6 +60,74 @@ impl Replicated {
     /// A copy that no longer changes.
     pub(super) fn frozen(&self) -> Directory {
         self.read().clone()
+    }
+
+    /// A copy of exactly this revision, as soon as it is there.
+    pub(super) fn frozen_at(&self, revision: Revision) -> At {
+        let directory = self.read();
+        match directory.revision() {
+            now if now == revision => At::Now(Box::new(directory.clone())),
+            now if now > revision => At::Passed(now),
+            // Nothing is applied while the lock is held, so the revision can't be passed unseen.
+            _ => At::Later(self.awaited.wait(revision)),
+        }
+    }
+}
+
+/// A copy of the state at one revision.
+pub(super) enum At {
+    /// Here it is.
+    Now(Box<Directory>),
+    /// It comes when that revision is applied; the sender goes if an installed snapshot passes over it.
+    Later(oneshot::Receiver<Directory>),
+    /// The state is at this later one.
+    Passed(Revision),
+}
+
+/// Who waits for a copy of which revision.
+#[derive(Debug)]
+struct Awaited {
+    /// The lowest awaited revision, so that applying looks at one number.
+    next: AtomicU64,
+    waiting: Mutex<BTreeMap<Revision, Vec<oneshot::Sender<Directory>>>>,
+}
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(Revision::MAX), waiting: Mutex::default() }
+    }
+}
+
+impl Awaited {
+    /// To be called while nothing can be applied.
+    fn wait(&self, revision: Revision) -> oneshot::Receiver<Directory> {
+        let (to, copy) = oneshot::channel();
+        let mut waiting = self.waiting.lock().expect("no code panics while holding this lock");
+        for of_one in waiting.values_mut() {
+            of_one.retain(|to| !to.is_closed());
+        }
+        waiting.retain(|_, of_one| !of_one.is_empty());
+        waiting.entry(revision).or_default().push(to);
+        self.next.store(*waiting.keys().next().expect("one was just added"), Ordering::Release);
+        copy
+    }
+
+    /// The state is at a new revision. To be called before the next one can be applied.
+    fn reached(&self, directory: &Directory) {
+        let revision = directory.revision();
+        if revision < self.next.load(Ordering::Acquire) {
+            return;
+        }
+        let mut waiting = self.waiting.lock().expect("no code panics while holding this lock");
+        let later = waiting.split_off(&(revision + 1));
+        let due = std::mem::replace(&mut *waiting, later);
+        self.next.store(waiting.keys().next().copied().unwrap_or(Revision::MAX), Ordering::Release);
+        for (_, of_one) in due.into_iter().filter(|(at, _)| *at == revision) {
+            for to in of_one {
+                // Whoever stopped waiting has no use for it.
+                let _ = to.send(directory.clone());
+            }
+        }
     }
 }
 
@@ -69,7 +141,9 @@ impl StateMachine for Replicated {
         })?;
         let applied = {
             let mut directory = self.directory.write().expect("no code panics while holding this lock");
-            directory.apply(index, &entry)
+            let applied = directory.apply(index, &entry);
+            self.awaited.reached(&directory);
+            applied
         };
         if let Some(reply) = reply {
             self.meters.count(&entry, &applied.outcomes);
@@ -80,7 +154,11 @@ impl StateMachine for Replicated {
     }
 
     fn applied(&self, index: Revision) {
-        self.directory.write().expect("no code panics while holding this lock").advance(index);
+        {
+            let mut directory = self.directory.write().expect("no code panics while holding this lock");
+            directory.advance(index);
+            self.awaited.reached(&directory);
+        }
         self.hub.advance(index);
     }
 
@@ -94,13 +172,21 @@ impl StateMachine for Replicated {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is newer than the log says"));
         }
         restored.advance(index);
-        *self.directory.write().expect("no code panics while holding this lock") = restored;
+        let former = {
+            let mut directory = self.directory.write().expect("no code panics while holding this lock");
+            let former = std::mem::replace(&mut *directory, restored);
+            self.awaited.reached(&directory);
+            former
+        };
+        // Freeing a large state takes long, and readers wait for the lock.
+        drop(former);
         self.hub.restart(index);
         Ok(())
     }
 }
 
-struct FrozenDirectory(Directory);
+/// A copy of the state, to be written out.
+pub(super) struct FrozenDirectory(pub(super) Directory);
 
 impl Frozen for FrozenDirectory {
     fn write_to(&self, to: &mut dyn io::Write) -> io::Result<()> {

@@ -15,7 +15,7 @@ use crate::directory::limits::BATCH_OPS_MAX;
 use crate::directory::{Command, Epoch, GatewayAddresses, OpenRefused, OpenSession, Outcome, Reason};
 use crate::lease;
 use crate::peer;
-use crate::wire::http::{Cluster, Member};
+use crate::wire::http::{Cluster, Member, cluster_id};
 use crate::wire::peer::{Answer, Failure, Hello, Purpose, RequestBody};
 
 /// Longest wait for a gateway to say who it is.
@@ -194,7 +194,7 @@ impl Requests {
             members: members.collect(),
             applied: status.applied,
             committed: status.committed.unwrap_or(0),
-            cluster_id: status.cluster_id.map(|id| format!("{id:016x}")),
+            cluster_id: status.cluster_id.map(cluster_id),
             quorum: status.quorum as u64,
             changing: status.joint,
         }

@@ -17,7 +17,7 @@ use super::watch::Watches;
 use crate::net::framed::{self, FrameReader};
 use crate::net::{self, Listener};
 use crate::peer::{Greeted, Identity, greet};
-use crate::wire::peer::{Hello, Purpose, Request, Response};
+use crate::wire::peer::{ClusterMark, Hello, Purpose, Request, Response};
 
 /// Streams at once: each gateway holds three, each node a handful.
 const STREAMS_MAX: usize = 8192;
@@ -53,7 +53,7 @@ impl Streams {
                 (stream, from) = listener.accept(), if streams.len() < STREAMS_MAX => {
                     let this = self.clone();
                     streams.spawn(async move {
-                        let greeted = match greet(stream, &this.identity).await {
+                        let greeted = match greet(stream, &this.identity, this.cluster()).await {
                             Ok(greeted) => greeted,
                             Err(error) => return tracing::info!(%from, %error, "a peer stream was refused"),
                         };
@@ -64,6 +64,12 @@ impl Streams {
                 }
             }
         }
+    }
+
+    /// Whose state this node has, and how far it is.
+    fn cluster(&self) -> Option<ClusterMark> {
+        let status = self.raft.status();
+        status.cluster_id.map(|id| ClusterMark { id, revision: status.applied })
     }
 
     async fn serve_stream(&self, greeted: Greeted) -> io::Result<()> {

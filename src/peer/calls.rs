@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::dial;
 use crate::net::framed::{self, FrameReader};
-use crate::wire::peer::{Delivered, Hello, Response};
+use crate::wire::peer::{ClusterMark, Delivered, Hello, Response};
 
 /// Requests that wait to be written: enough to fill a write, few enough to notice a stream that does not move.
 const QUEUE: usize = 256;
@@ -51,6 +51,7 @@ pub struct Calls<A> {
     shared: Arc<Shared<A>>,
     queue: mpsc::Sender<Bytes>,
     address: String,
+    cluster: Option<ClusterMark>,
     _tasks: JoinSet<()>,
 }
 
@@ -87,7 +88,12 @@ impl<A: Answered> Calls<A> {
         let mut tasks = JoinSet::new();
         tasks.spawn(write(dialed.writer, writes, Arc::clone(&shared)));
         tasks.spawn(read(dialed.reader, Arc::clone(&shared)));
-        Ok(Self { shared, queue, address: address.to_owned(), _tasks: tasks })
+        Ok(Self { shared, queue, address: address.to_owned(), cluster: dialed.cluster, _tasks: tasks })
+    }
+
+    /// Of a directory node: whose state it had when the stream began.
+    pub fn cluster(&self) -> Option<ClusterMark> {
+        self.cluster
     }
 
     /// Whether the stream still works, as far as is known.

@@ -9,7 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::net::framed::{self, FrameReader};
 use crate::net::{self, Stream};
-use crate::wire::peer::{FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE, SPEAKS, common_version};
+use crate::wire::peer::{ClusterMark, FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE, SPEAKS, common_version};
 
 /// First bytes of a stream that belongs to `raft/`.
 pub const RAFT_PREAMBLE: [u8; 5] = *b"SWBR\x01";
@@ -42,6 +42,8 @@ pub struct Dialed {
     pub name: String,
     /// Names that process.
     pub nonce: Arc<str>,
+    /// Of a directory node that has a state.
+    pub cluster: Option<ClusterMark>,
 }
 
 /// A stream that was accepted.
@@ -71,8 +73,8 @@ pub async fn dial(address: &str, hello: &Hello) -> io::Result<Dialed> {
     writer.write_all(&start).await?;
     let mut reader = FrameReader::new(read, FRAME_BYTES_MAX);
     match reader.expect(START_TIMEOUT).await? {
-        HelloAnswer::Accepted { name, nonce, version } => match common_version((version, version)) {
-            Some(_) => Ok(Dialed { reader, writer, name, nonce }),
+        HelloAnswer::Accepted { name, nonce, version, cluster } => match common_version((version, version)) {
+            Some(_) => Ok(Dialed { reader, writer, name, nonce, cluster }),
             None => {
                 let why = format!("{name} wants to speak version {version} of the protocol, this process {SPEAKS:?}");
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
@@ -82,17 +84,17 @@ pub async fn dial(address: &str, hello: &Hello) -> io::Result<Dialed> {
     }
 }
 
-/// Reads who calls, and answers.
+/// Reads who calls, and answers; a directory node tells whose state it has.
 ///
 /// # Errors
 /// For a caller that does not speak the protocol, takes too long, or belongs to another cluster (that one is told).
-pub async fn greet(stream: Stream, me: &Identity) -> io::Result<Greeted> {
-    tokio::time::timeout(START_TIMEOUT, greet_in_time(stream, me))
+pub async fn greet(stream: Stream, me: &Identity, cluster: Option<ClusterMark>) -> io::Result<Greeted> {
+    tokio::time::timeout(START_TIMEOUT, greet_in_time(stream, me, cluster))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the caller did not say hello in time")))
 }
 
-async fn greet_in_time(mut stream: Stream, me: &Identity) -> io::Result<Greeted> {
+async fn greet_in_time(mut stream: Stream, me: &Identity, cluster: Option<ClusterMark>) -> io::Result<Greeted> {
     let mut preamble = [0; 5];
     stream.read_exact(&mut preamble).await?;
     if preamble == RAFT_PREAMBLE {
@@ -118,7 +120,7 @@ async fn greet_in_time(mut stream: Stream, me: &Identity) -> io::Result<Greeted>
         let why = format!("{} speaks versions {SPEAKS:?} of the protocol, the caller {:?}", me.name, hello.speaks);
         return refuse(&mut writer, &hello.from, format!("{why}; run releases that follow each other")).await;
     };
-    let answer = HelloAnswer::Accepted { name: me.name.clone(), nonce: Arc::clone(&me.nonce), version };
+    let answer = HelloAnswer::Accepted { name: me.name.clone(), nonce: Arc::clone(&me.nonce), version, cluster };
     framed::write(&mut writer, &answer).await?;
     reader.set_limit(FRAME_BYTES_MAX);
     Ok(Greeted::Peer { hello, reader, writer })

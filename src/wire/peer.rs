@@ -78,12 +78,24 @@ pub enum HelloAnswer {
         nonce: Arc<str>,
         /// What follows is of this version.
         version: u8,
+        /// Of a directory node that has a state: of which cluster, and how far it is.
+        cluster: Option<ClusterMark>,
     },
     /// The stream is closed after this.
     Refused {
         /// A sentence for the log of the caller.
         why: String,
     },
+}
+
+/// Which cluster a state belongs to, and how far it is. Clusters that were made of one another by a restore have the same name;
+/// the newer one is far ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMark {
+    /// Drawn when the cluster was founded or restored.
+    pub id: u64,
+    /// What the node has applied.
+    pub revision: Revision,
 }
 
 /// A question to a directory node. Answers may come in any order.

@@ -40,6 +40,8 @@ async fn after_random_failures_everything_adds_up() {
     cluster.wait_ready().await;
     cluster.assert_all_online(&users).await;
     clients.settle(&cluster).await;
+    let checked = cluster.check().await;
+    assert_eq!(checked["nodes"].as_array().unwrap().len(), 3);
 
     // Nothing changes any more: all APIs list the same, and so do the events since the start.
     let expected = listed(&cluster, &nodes[0]).await;

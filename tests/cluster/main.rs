@@ -13,5 +13,7 @@ mod full;
 mod harness;
 mod members;
 mod refusals;
+mod restore;
 mod services;
 mod soak;
+mod state;

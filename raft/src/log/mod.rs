@@ -158,6 +158,12 @@ pub(crate) fn open(
     let found = log.marks();
     match found.owner {
         Some(found) if found == owner => {}
+        // Its creation was complete, but that of the directory was not: the identity, which is written last, is another one now.
+        Some(_) if create && found.is_pristine() => {
+            drop((log, mark));
+            clear(dir)?;
+            return open(data_dir, kind, owner, create, limits, (counters, space));
+        }
         Some(found) => return Err(damaged(format!("the log belongs to node {} with another identity", found.id))),
         None => return Err(damaged("the log does not say whom it belongs to".to_owned())),
     }

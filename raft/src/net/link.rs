@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{self, Greeting, Hello, PREAMBLE, Purpose, Refusal, Wire};
+use crate::compaction::Behind;
 use crate::entry::Seat;
 use crate::settings::{Addresses, Formats, Limits, NodeId};
 use crate::short::Shortage;
@@ -31,6 +32,7 @@ pub(crate) struct Local {
     pub(crate) limits: Limits,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) shortage: Arc<Shortage>,
+    pub(crate) behind: Behind,
     /// Whether a member said that this one was removed, which is for ever.
     pub(crate) removed: watch::Sender<bool>,
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream, StreamExt, stream};
-use openraft::OptionalSend;
 use openraft::alias;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -21,6 +20,7 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+use openraft::{LogIdOptionExt, OptionalSend};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::frame::{self, AppendAnswer, AppendAsk, Purpose, VoteAnswer, VoteAsk};
@@ -173,6 +173,7 @@ impl NetSnapshot<Group> for Peer {
         let send = async {
             let within = self.local.limits.idle_max;
             let mut link = self.take_link(within).await.map_err(|e| unreachable(&e))?;
+            let _on_its_way = self.local.behind.sending();
             let sent = transfer::send(&mut link.wire, vote, snapshot.snapshot, &self.local.limits).await;
             let answer = sent.map_err(|e| {
                 tracing::warn!(to = self.to, error = %e, "a snapshot could not be sent");
@@ -349,6 +350,10 @@ where
                 Poll::Pending => break,
                 Poll::Ready(None) => self.input_ended = true,
                 Poll::Ready(Some(request)) => {
+                    if !self.peer.local.behind.may_stream(request.prev_log_id.index()) {
+                        let why = "the entries that it needs are given up; it gets a snapshot";
+                        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+                    }
                     let link = self.link.as_mut().expect("checked before every poll");
                     let number = link.next;
                     link.next += 1;

@@ -1,22 +1,26 @@
 //! The form of a snapshot file.
 //!
 //! ```text
-//! "SWBSNAP" format(2)                               8 bytes
-//! length(u32 LE)  crc32(u32 LE)  head (postcard)    what the state covers: last entry, membership, roster
+//! "SWBSNAP" format(3)                               8 bytes
+//! length(u32 LE)  crc32(u32 LE)  head (postcard)    whose state it is, and what it covers: last entry, membership, roster
 //! length(u32 LE)  crc32(u32 LE)  bytes              blocks of 1 MiB, the last one shorter
-//! 0(u32 LE)       crc32(u32 LE)  total(u64 LE)      the end: bytes in all blocks; the crc covers the total
+//! 0(u32 LE)       crc32(u32 LE)  total(u64 LE) sha  the end: bytes in all blocks and their SHA-256; the crc covers both
 //! ```
-//! The same bytes lie on disk and travel to other members. A block can't be exchanged for another one: its checksum also
-//! covers its position.
+//! The same bytes lie on disk, travel to other members, and are a backup. A block can't be exchanged for another one: its
+//! checksum also covers its position. The SHA-256 is that of the state: members with equal states have equal ones.
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::entry::SnapshotMeta;
 use crate::roster::Roster;
 
-const MAGIC: &[u8; 8] = b"SWBSNAP\x02";
+const MAGIC: &[u8; 7] = b"SWBSNAP";
+/// The form that is written. The one before is read, too; it had neither the cluster's name nor the SHA-256.
+pub(crate) const FORMAT: u8 = 3;
+const FORMER: u8 = 2;
 /// Bytes of one block. Its checksum is the finest grain at which damage is told.
 const BLOCK_BYTES: usize = 1024 * 1024;
 /// A membership of a thousand members is far below.
@@ -25,8 +29,27 @@ const HEAD_BYTES_MAX: usize = 1024 * 1024;
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Head {
+    /// The cluster's name, as people chose it.
+    pub(crate) cluster: String,
     pub(crate) meta: SnapshotMeta,
     pub(crate) roster: Roster,
+}
+
+/// The head of the former form.
+#[derive(Deserialize)]
+struct FormerHead {
+    meta: SnapshotMeta,
+    roster: Roster,
+}
+
+impl Head {
+    fn decode(format: u8, bytes: &[u8]) -> postcard::Result<Head> {
+        if format == FORMAT {
+            return postcard::from_bytes(bytes);
+        }
+        let FormerHead { meta, roster } = postcard::from_bytes(bytes)?;
+        Ok(Head { cluster: String::new(), meta, roster })
+    }
 }
 
 fn damaged(what: impl Into<String>) -> io::Error {
@@ -45,6 +68,7 @@ pub(crate) struct BlockWriter<W> {
     to: W,
     block: Vec<u8>,
     position: u64,
+    sha: Sha256,
 }
 
 impl<W: Write> BlockWriter<W> {
@@ -55,10 +79,11 @@ impl<W: Write> BlockWriter<W> {
         let length =
             length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the membership is too large"))?;
         to.write_all(MAGIC)?;
+        to.write_all(&[FORMAT])?;
         to.write_all(&length.to_le_bytes())?;
         to.write_all(&checksum(0, &head).to_le_bytes())?;
         to.write_all(&head)?;
-        Ok(BlockWriter { to, block: Vec::with_capacity(BLOCK_BYTES), position: 0 })
+        Ok(BlockWriter { to, block: Vec::with_capacity(BLOCK_BYTES), position: 0, sha: Sha256::new() })
     }
 
     fn write_block(&mut self) -> io::Result<()> {
@@ -66,6 +91,7 @@ impl<W: Write> BlockWriter<W> {
         self.to.write_all(&length.to_le_bytes())?;
         self.to.write_all(&checksum(self.position, &self.block).to_le_bytes())?;
         self.to.write_all(&self.block)?;
+        self.sha.update(&self.block);
         self.position += u64::from(length);
         self.block.clear();
         Ok(())
@@ -76,10 +102,11 @@ impl<W: Write> BlockWriter<W> {
         if !self.block.is_empty() {
             self.write_block()?;
         }
-        let total = self.position.to_le_bytes();
+        let mut end = self.position.to_le_bytes().to_vec();
+        end.extend_from_slice(&self.sha.finalize());
         self.to.write_all(&0u32.to_le_bytes())?;
-        self.to.write_all(&checksum(u64::MAX, &total).to_le_bytes())?;
-        self.to.write_all(&total)?;
+        self.to.write_all(&checksum(u64::MAX, &end).to_le_bytes())?;
+        self.to.write_all(&end)?;
         self.to.flush()?;
         Ok(self.to)
     }
@@ -103,78 +130,105 @@ impl<W: Write> Write for BlockWriter<W> {
 /// Reads the body of a snapshot and checks every block before it passes anything on.
 pub(crate) struct BlockReader<R> {
     from: R,
+    format: u8,
     block: Vec<u8>,
     read: usize,
     position: u64,
-    ended: bool,
+    sha: Sha256,
+    /// The SHA-256 of all blocks, once the end was read.
+    ended: Option<[u8; 32]>,
 }
 
 impl<R: Read> BlockReader<R> {
     /// Reads the head.
     pub(crate) fn new(mut from: R) -> io::Result<(BlockReader<R>, Head)> {
         let mut magic = [0; 8];
-        from.read_exact(&mut magic)?;
-        if &magic != MAGIC {
-            return Err(damaged("it is no snapshot of a format that this version reads"));
-        }
-        let (length, sum) = read_head(&mut from)?;
+        from.read_exact(&mut magic).map_err(|e| ends_early(&e, "its first bytes"))?;
+        let format = match magic.strip_prefix(MAGIC) {
+            Some([format @ (FORMER | FORMAT)]) => *format,
+            Some([format]) => {
+                let why = format!("it is a snapshot of format {format}; this version reads {FORMER} and {FORMAT}");
+                return Err(damaged(why));
+            }
+            _ => return Err(damaged("it is no snapshot")),
+        };
+        let (length, sum) = read_head(&mut from).map_err(|e| ends_early(&e, "its head"))?;
         if length > HEAD_BYTES_MAX {
             return Err(damaged("the head is damaged"));
         }
         let mut head = vec![0; length];
-        from.read_exact(&mut head)?;
+        from.read_exact(&mut head).map_err(|e| ends_early(&e, "its head"))?;
         if checksum(0, &head) != sum {
             return Err(damaged("the head is damaged"));
         }
-        let head = postcard::from_bytes(&head).map_err(|e| damaged(format!("the head can't be read: {e}")))?;
-        Ok((BlockReader { from, block: Vec::new(), read: 0, position: 0, ended: false }, head))
+        let head = Head::decode(format, &head).map_err(|e| damaged(format!("the head can't be read: {e}")))?;
+        let (block, sha) = (Vec::new(), Sha256::new());
+        Ok((BlockReader { from, format, block, read: 0, position: 0, sha, ended: None }, head))
     }
 
-    /// Reads on to the end, which also checks that nothing was left over by the reader and nothing is missing.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    /// Reads on to the end, which also checks that nothing was left over by the reader and nothing is missing. Returns the
+    /// SHA-256 of the state.
+    pub(crate) fn finish(mut self) -> io::Result<[u8; 32]> {
+        let unread = || damaged("the application left a part of it unread");
         if self.read < self.block.len() {
-            return Err(damaged("the application left a part of it unread"));
+            return Err(unread());
         }
-        while !self.ended {
-            self.next_block()?;
+        loop {
+            match self.ended {
+                Some(sha) => return Ok(sha),
+                None => self.next_block()?,
+            }
             if !self.block.is_empty() {
-                return Err(damaged("the application left a part of it unread"));
+                return Err(unread());
             }
         }
-        Ok(())
     }
 
     /// Checks every block without using it.
     pub(crate) fn verify(mut self) -> io::Result<()> {
-        while !self.ended {
+        while self.ended.is_none() {
             self.next_block()?;
         }
         Ok(())
     }
 
     fn next_block(&mut self) -> io::Result<()> {
-        let (length, sum) = read_head(&mut self.from)?;
+        let position = self.position;
+        let cut = |e: io::Error| ends_early(&e, &format!("the block at {position}"));
+        let (length, sum) = read_head(&mut self.from).map_err(cut)?;
         self.read = 0;
         if length == 0 {
-            let mut total = [0; 8];
-            self.from.read_exact(&mut total)?;
-            if checksum(u64::MAX, &total) != sum || u64::from_le_bytes(total) != self.position {
-                return Err(damaged("the end does not fit the blocks"));
+            let mut end = vec![0; if self.format == FORMAT { 8 + 32 } else { 8 }];
+            self.from.read_exact(&mut end).map_err(cut)?;
+            let sha = self.sha.finalize_reset();
+            let (total, stored) = end.split_at(8);
+            let same = stored.is_empty() || stored == &sha[..];
+            if checksum(u64::MAX, &end) != sum || total != self.position.to_le_bytes() || !same {
+                return Err(damaged(format!("the end, after {position} bytes of state, does not fit the blocks")));
             }
             self.block.clear();
-            self.ended = true;
+            self.ended = Some(sha.into());
             return Ok(());
         }
         if length > BLOCK_BYTES {
             return Err(damaged(format!("the block at {} is damaged", self.position)));
         }
         self.block.resize(length, 0);
-        self.from.read_exact(&mut self.block)?;
+        self.from.read_exact(&mut self.block).map_err(cut)?;
         if checksum(self.position, &self.block) != sum {
             return Err(damaged(format!("the block at {} is damaged", self.position)));
         }
+        self.sha.update(&self.block);
         self.position += length as u64;
         Ok(())
+    }
+}
+
+/// Names the place where bytes are missing.
+fn ends_early(e: &io::Error, at: &str) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), format!("it ends early, in {at}")),
+        kind => io::Error::new(kind, format!("reading {at}: {e}")),
     }
 }
 
@@ -188,7 +242,7 @@ fn read_head(from: &mut impl Read) -> io::Result<(usize, u32)> {
 
 impl<R: Read> Read for BlockReader<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.read == self.block.len() && !self.ended {
+        if self.read == self.block.len() && self.ended.is_none() {
             self.next_block()?;
         }
         let rest = &self.block[self.read..];

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-pub(crate) use self::file::{BlockReader, BlockWriter, Head};
+pub(crate) use self::file::{BlockReader, BlockWriter, FORMAT, Head};
 use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};
 use crate::space::Headroom;
@@ -57,12 +57,27 @@ impl SnapshotFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Feeds the state to the machine. Blocks.
-    pub(crate) fn restore(&self, machine: &dyn StateMachine) -> io::Result<()> {
-        let index = self.head.meta.last_log_id.map_or(0, |id| id.index);
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The entries up to this one are in it.
+    pub(crate) fn index(&self) -> u64 {
+        self.head.meta.last_log_id.map_or(0, |id| id.index)
+    }
+
+    /// Feeds the state to the machine. Returns its SHA-256. Blocks.
+    pub(crate) fn restore(&self, machine: &dyn StateMachine) -> io::Result<[u8; 32]> {
         let mut reader = self.reader()?;
-        machine.restore(index, &mut reader)?;
+        machine.restore(self.index(), &mut reader)?;
         reader.finish()
+    }
+
+    /// Copies the state, as it was written, and checks it on the way. Blocks.
+    pub(crate) fn copy_state(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut reader = self.reader()?;
+        io::copy(&mut reader, to)?;
+        reader.finish().map(|_| ())
     }
 
     /// Checks every block. Blocks.
@@ -151,12 +166,7 @@ impl Snapshots {
     /// Writes a frozen state to a file and makes it the current snapshot. Blocks until it is durable.
     pub(crate) fn write(&self, head: Head, frozen: &dyn Frozen) -> io::Result<SnapshotFile> {
         let temporary = Temporary(self.temporary());
-        let file = create(&temporary.0)?;
-        let file = BufWriter::with_capacity(BUFFER_BYTES, self.space.careful(file));
-        let mut writer = BlockWriter::new(file, &head)?;
-        frozen.write_to(&mut writer)?;
-        let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.into_inner();
-        file.sync_all()?;
+        let file = write_file(&temporary.0, &head, frozen, &self.space)?;
         let path = temporary.0.clone();
         let written = SnapshotFile { head, file: Arc::new(file), path, temporary: Some(Arc::new(temporary)) };
         self.install(&written)
@@ -213,11 +223,22 @@ impl Incoming {
     }
 }
 
+/// Writes a snapshot to a new file. Blocks until it is durable; its name is the caller's.
+pub(crate) fn write_file(path: &Path, head: &Head, frozen: &dyn Frozen, space: &Headroom) -> io::Result<File> {
+    let file = BufWriter::with_capacity(BUFFER_BYTES, space.careful(create(path)?));
+    let mut writer = BlockWriter::new(file, head)?;
+    frozen.write_to(&mut writer)?;
+    let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.into_inner();
+    file.sync_all()?;
+    Ok(file)
+}
+
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
-fn open_file(path: &Path) -> io::Result<SnapshotFile> {
+/// Opens a snapshot and reads its head. Blocks.
+pub(crate) fn open_file(path: &Path) -> io::Result<SnapshotFile> {
     let file = File::open(path)?;
     let (_, head) = BlockReader::new(BufReader::new(&file)).map_err(|e| named(path, &e))?;
     Ok(SnapshotFile { head, file: Arc::new(file), path: path.to_owned(), temporary: None })

@@ -140,7 +140,7 @@ async fn catches_up_by_log() {
 }
 
 /// Limits that make snapshots and purges frequent.
-fn small() -> Limits {
+pub(crate) fn small() -> Limits {
     Limits {
         log_chunk_bytes: 256 * 1024,
         log_cache_bytes: 128 * 1024,
@@ -160,14 +160,9 @@ async fn catches_up_by_snapshot_and_the_disk_comes_back() {
     let away = (1..=3).find(|id| *id != leader).unwrap();
     cluster.stop(away).await;
     // 4000 entries of 2 KiB over 1000 registers: 8 MiB of log, 2 MiB of state.
+    let last = cluster.fill(4000, 2048, 1000).await;
+    let leader = cluster.leader().await;
     let raft = cluster.raft(leader);
-    let mut last = 0;
-    for round in 0..8u16 {
-        let value = vec![round as u8; 2048];
-        let name = |i: u16| format!("r{}", (round * 500 + i) % 1000);
-        let proposals = (0..500).map(|i| raft.propose(set(&name(i), &value)));
-        last = join_all(proposals).await.into_iter().map(|proposed| proposed.unwrap().index).max().unwrap();
-    }
     until("the log is purged", || raft.status().purged.filter(|purged| *purged > last - 1000)).await;
     until("its files are gone", || (cluster.log_bytes_on_disk(leader) < 3 * 1024 * 1024).then_some(())).await;
     cluster.start(away).await;

@@ -1,6 +1,7 @@
 //! A cluster in one process, on loopback sockets, with words for what is done to it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use switchboard_raft::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +38,10 @@ pub(crate) async fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -
 pub(crate) struct Network {
     places: Mutex<HashMap<String, SocketAddr>>,
     cuts: RwLock<HashSet<(u64, String)>>,
+    /// Streams to a node that are reset after so many bytes: the first one that gets so far, then the next.
+    breaks: Mutex<HashMap<String, VecDeque<usize>>>,
+    /// Nodes that are reached slowly: bytes a millisecond.
+    slow: RwLock<HashMap<String, usize>>,
 }
 
 impl Network {
@@ -50,6 +55,31 @@ impl Network {
         for other in others {
             cuts.insert((id, name(other)));
             cuts.insert((other, name(id)));
+        }
+    }
+
+    /// Resets streams to a node after so many bytes, one after the other.
+    pub(crate) fn break_streams(&self, to: u64, after: impl IntoIterator<Item = usize>) {
+        self.breaks.lock().unwrap().entry(name(to)).or_default().extend(after);
+    }
+
+    /// How many streams to a node are still to be reset.
+    pub(crate) fn breaks_left(&self, to: u64) -> usize {
+        self.breaks.lock().unwrap().get(&name(to)).map_or(0, VecDeque::len)
+    }
+
+    fn breaks(&self, to: &str, sent: usize) -> bool {
+        let mut breaks = self.breaks.lock().unwrap();
+        let due = breaks.get_mut(to).filter(|of_node| of_node.front().is_some_and(|after| sent >= *after));
+        due.and_then(VecDeque::pop_front).is_some()
+    }
+
+    /// From now on a node is reached with so many bytes a millisecond; 0: as before.
+    pub(crate) fn slow_down(&self, to: u64, bytes_per_ms: usize) {
+        let mut slow = self.slow.write().unwrap();
+        match bytes_per_ms {
+            0 => drop(slow.remove(&name(to))),
+            rate => drop(slow.insert(name(to), rate)),
         }
     }
 
@@ -81,7 +111,7 @@ impl Connect for Dialer {
             let stream = TcpStream::connect(place.ok_or(io::ErrorKind::ConnectionRefused)?).await?;
             stream.set_nodelay(true)?;
             let link = (self.from, address.to_owned());
-            let stream = Cuttable { stream, network: self.network.clone(), link, dead: false };
+            let stream = Cuttable { stream, network: self.network.clone(), link, dead: false, sent: 0, pause: None };
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }
@@ -93,6 +123,9 @@ struct Cuttable {
     network: Arc<Network>,
     link: (u64, String),
     dead: bool,
+    sent: usize,
+    /// Of a slow link: until it takes more.
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Cuttable {
@@ -116,7 +149,24 @@ impl AsyncWrite for Cuttable {
         if self.is_dead() {
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        if self.network.breaks(&self.link.1, self.sent) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let rate = self.network.slow.read().unwrap().get(&self.link.1).copied();
+        let Some(rate) = rate else {
+            let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+            self.sent += written;
+            return Poll::Ready(Ok(written));
+        };
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+        }
+        let part = &buf[..buf.len().min(rate * 4)];
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, part))?;
+        self.sent += written;
+        let millis = (written / rate).max(1) as u64;
+        self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(millis))));
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -185,7 +235,16 @@ impl Cluster {
     }
 
     pub(crate) async fn start(&mut self, id: u64) {
-        self.start_with(self.settings(id)).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.start_with(self.settings(id)).await {
+                // A process that another test is just starting holds a copy of every lock until it is one of its own.
+                Err(StartError::InUse(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     pub(crate) async fn start_all(&mut self) {
@@ -249,6 +308,33 @@ impl Cluster {
                 Err(e) => assert!(Instant::now() < deadline, "can't propose: {e}"),
             }
         }
+    }
+
+    /// Sets so many registers of this size, several at a time, and goes round after `wrap` of them. The last index.
+    pub(crate) async fn fill(&self, count: usize, size: usize, wrap: usize) -> u64 {
+        let mut last = 0;
+        let value = "x".repeat(size);
+        for from in (0..count).step_by(100) {
+            let names = (from..count.min(from + 100)).map(|i| format!("f{}", i % wrap));
+            let value = &value;
+            let set = join_all(names.map(|name| async move { self.set(&name, value).await.index })).await;
+            last = set.into_iter().max().unwrap_or(last).max(last);
+        }
+        last
+    }
+
+    /// Bytes of everything in the data directory of a node.
+    pub(crate) fn bytes_on_disk(&self, id: u64) -> u64 {
+        let folders = ["log", "snapshots"].map(|folder| self.data_dir(id).join(folder));
+        // A file may be gone by the time it is looked at.
+        let files = folders.into_iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        files.map(|file| file.unwrap().metadata().map_or(0, |found| found.len())).sum()
+    }
+
+    /// The files that a node has in its folder of snapshots.
+    pub(crate) fn snapshot_files(&self, id: u64) -> Vec<String> {
+        let files = std::fs::read_dir(self.data_dir(id).join("snapshots")).unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     /// Asks whoever leads, until the answer is that of a leader.

@@ -12,4 +12,6 @@ mod measure;
 mod members;
 mod refusals;
 mod register;
+mod seed;
+mod transfer;
 mod upgrade;

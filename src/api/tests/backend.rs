@@ -183,6 +183,7 @@ impl Backend for Alone {
 
     fn info(&self) -> Info {
         Info {
+            cluster_id: None,
             role: "directory".into(),
             id: "1".into(),
             cluster: "test".into(),

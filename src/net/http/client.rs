@@ -259,6 +259,12 @@ impl Streaming {
         }
     }
 
+    /// The whole answer, where it is a refusal: its body is short.
+    pub async fn refusal(self) -> Result<Response, ClientError> {
+        let (status, headers) = (self.status, self.headers.clone());
+        Ok(Response { status, headers, body: self.rest(LINE_BYTES_MAX).await? })
+    }
+
     /// The rest of the body, at most `limit` bytes of it: for the body of an error.
     pub async fn rest(mut self, limit: usize) -> Result<Bytes, ClientError> {
         let mut body = BytesMut::new();

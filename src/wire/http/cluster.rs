@@ -169,6 +169,9 @@ pub struct Info {
     pub id: String,
     /// Name of the cluster.
     pub cluster: String,
+    /// Its id, as in [`Cluster`].
+    #[serde(default)]
+    pub cluster_id: Option<String>,
     /// Version of the program.
     pub version: String,
     /// Names the process; chosen at random when it started.

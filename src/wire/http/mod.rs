@@ -5,6 +5,7 @@ mod error;
 mod lookup;
 mod push;
 mod sessions;
+mod state;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -20,6 +21,7 @@ pub use sessions::{
     BatchAnswer, BatchBody, DeliverAnswer, DeliverBody, DeliverResult, EndSessionBody, OpAnswer, OpBody,
     OpenSessionBody, RenewAnswer, RenewBody, SessionBody,
 };
+pub use state::{INVARIANTS_HOLD, SnapshotTaken, StateHash, cluster_id, hex};
 
 /// A field that may be left out and whose `null` is a value like any other.
 fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {

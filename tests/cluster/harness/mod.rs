@@ -11,6 +11,7 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 pub use faults::Disk;
 pub use http::{Answer, Http};
 pub use load::Load;
-pub use process::Process;
+pub use process::{Done, Process, verb};
 pub use socket::Socket;
 
 /// Longest wait for anything that should happen soon. Generous, because test machines are slow and shared.
@@ -92,7 +93,12 @@ impl Cluster {
 
     /// Starts a node, with further flags.
     pub async fn start_node_with(&mut self, id: u64, flags: &[&str]) {
-        let mut arguments = self.node_arguments(id);
+        self.start_node_of(id, 1..=self.founders, flags).await;
+    }
+
+    /// Starts a node that is told these founders, with further flags.
+    pub async fn start_node_of(&mut self, id: u64, founders: RangeInclusive<u64>, flags: &[&str]) {
+        let mut arguments = self.arguments_of(id, founders);
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.data.path().join(format!("node-{id}.log"));
         let environment = if self.faults { self.disk(id).environment() } else { Vec::new() };
@@ -102,14 +108,19 @@ impl Cluster {
 
     /// The verb and the flags of a node: a founder, or one that joins.
     pub fn node_arguments(&self, id: u64) -> Vec<String> {
+        self.arguments_of(id, 1..=self.founders)
+    }
+
+    fn arguments_of(&self, id: u64, founders: RangeInclusive<u64>) -> Vec<String> {
         let host = |id: u64| format!("{}.{id}", self.network);
-        let peers: Vec<String> = (1..=self.founders).map(|id| format!("{id}={}", self.peer(id))).collect();
+        let founds = founders.contains(&id);
+        let peers: Vec<String> = founders.map(|id| format!("{id}={}", self.peer(id))).collect();
         let mut arguments: Vec<String> = ["directory", "--id"].map(str::to_owned).to_vec();
         arguments.push(id.to_string());
         arguments.extend(["--data-dir".to_owned(), self.data_dir(id).display().to_string()]);
         arguments.extend(["--listen-api".to_owned(), format!("{}:7100", host(id))]);
         arguments.extend(["--listen-peer".to_owned(), self.peer(id)]);
-        if id <= self.founders {
+        if founds {
             arguments.extend(["--peers".to_owned(), peers.join(",")]);
         } else {
             arguments.push("--join".to_owned());
@@ -191,6 +202,25 @@ impl Cluster {
 
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.data.path().join(format!("node-{id}"))
+    }
+
+    /// A place for files of a test.
+    pub fn file(&self, name: &str) -> std::path::PathBuf {
+        self.data.path().join(name)
+    }
+
+    /// Runs a verb of the command line to its end.
+    pub async fn verb(&self, words: &[&str]) -> Done {
+        verb(words).await
+    }
+
+    /// Runs `check` on the cluster, which must find nothing wrong. What it found.
+    pub async fn check(&self) -> Value {
+        let done = self.verb(&["check", "-o", "json", "--api", &self.apis().join(",")]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        let found = done.json();
+        assert_eq!((&found["ok"], &found["problems"]), (&Value::Bool(true), &serde_json::json!([])));
+        found
     }
 
     /// The disk of a node, to be told how it fails.

@@ -135,6 +135,34 @@ impl Process {
     }
 }
 
+/// A verb that has run to its end.
+#[derive(Debug)]
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Done {
+    /// What it printed.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs a verb of the command line to its end.
+pub async fn verb(words: &[&str]) -> Done {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+        command.args(words).env_remove("SWITCHBOARD_CONFIG").env_remove("SWITCHBOARD_API").stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Done { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // SIGKILL ends a frozen process, too.

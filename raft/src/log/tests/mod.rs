@@ -112,7 +112,8 @@ impl StoreBuilder<Group, LogStore, Applier, (TempDir, LogCloser)> for Builder {
         let (store, closer) = opened(dir.path(), self.0, true).unwrap();
         let snapshots = Arc::new(Snapshots::open(&snapshots, space(dir.path())).unwrap());
         let counting = Arc::new(Counting::default());
-        let applier = Applier::new(Arc::new(Nothing), snapshots, Arc::new(Progress::new()), counting);
+        let applier =
+            Applier::new("test".to_owned(), Arc::new(Nothing), snapshots, Arc::new(Progress::new()), counting);
         Ok(((dir, closer), store, applier))
     }
 }
