@@ -6,6 +6,7 @@
 //! the first error nothing is tried again on these files: every later caller gets an error, and the process must end.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
@@ -74,7 +75,7 @@ pub(super) fn spawn(
         let engine = shared.engine.lock().expect("the engine's lock is never poisoned").take();
         if shared.counters.failure().is_some() {
             // Closing would try to sync once more what could not be synced; the process ends without it.
-            std::mem::forget(engine);
+            let _left = ManuallyDrop::new(engine);
         } else {
             // Closing syncs what is left and gives up the lock of the directory.
             drop(engine);
