@@ -108,7 +108,7 @@ impl Drop for Inner {
 impl Raft {
     /// Starts a replica: recovers its state from disk, and returns as soon as it can take part and streams can be
     /// accepted. A new cluster is founded in the background, once all founders have answered (see
-    /// [`Standing`](crate::Standing)). Must be called within a tokio runtime.
+    /// [`Standing`]). Must be called within a tokio runtime.
     pub async fn start(
         settings: Settings,
         machine: Arc<dyn StateMachine>,
