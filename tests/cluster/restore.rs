@@ -109,7 +109,10 @@ async fn a_restored_cluster_takes_over_and_clients_keep_their_sockets() {
     cluster.check().await;
     assert!(cluster.gateway("gw-1").log().contains("another cluster than before"));
 
-    // It is a cluster like any other: it restarts, and can be restored once more.
+    // It is a cluster like any other: it grows, restarts, and can be restored once more.
+    cluster.join(2, "voter").await;
+    let found = cluster.check().await;
+    assert_eq!((found["nodes"].as_array().unwrap().len(), &found["cluster_id"]), (2, &begun["cluster_id"]));
     cluster.nodes.get_mut(&1).unwrap().kill();
     cluster.nodes.get_mut(&1).unwrap().restart().await;
     cluster.wait_ready().await;
