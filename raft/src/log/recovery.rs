@@ -17,40 +17,53 @@
 //! Whatever is left is synced: after a kill, the page cache may hold records that never reached the disk, and from now on
 //! this node vouches for them.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use raft_log::RaftLogRecord;
 use raft_log::codeq::Decode;
+use raft_log::{RaftLogAction, RaftLogRecord};
 use tracing::warn;
 
 use super::engine::RecoveryError;
-use super::record::{HEAD_BYTES, LOG_ID_BYTES, Records, VOTE_BYTES, length_in_head};
+use super::record::{DiskLogId, DiskPayload, HEAD_BYTES, LOG_ID_BYTES, Records, VOTE_BYTES, length_in_head};
 
 const TYPE_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 8;
 const SECTOR_BYTES: usize = 512;
 const TYPES: u32 = 6;
 
-/// Prepares the files of `dir` for `raft-log`, which must go as far as they were `durable`. Returns where they end, and how many
-/// bytes were cut. Nothing is changed before all is found in order.
-pub(super) fn prepare(dir: &Path, durable: Option<u64>) -> Result<(u64, u64), RecoveryError> {
+/// What was found in the files.
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// Offset behind the last record, counted over all files that there ever were.
+    pub(super) end: u64,
+    /// Bytes that were cut off.
+    pub(super) cut: u64,
+    /// The entries in the newest file.
+    pub(super) newest: VecDeque<(DiskLogId, DiskPayload)>,
+}
+
+/// Prepares the files of `dir` for `raft-log`, which must go as far as they were `durable`. Nothing is changed before all is
+/// found in order.
+pub(super) fn prepare(dir: &Path, durable: Option<u64>) -> Result<Prepared, RecoveryError> {
     let in_dir = |source| RecoveryError::Io { path: dir.to_owned(), source };
     let mut files = chunks(dir).map_err(in_dir)?;
     let mut unbegun = Vec::new();
-    let (mut end, mut cut) = (0, 0);
+    let mut found = Prepared::default();
     while let Some(file) = files.last() {
         let in_file = |source| RecoveryError::Io { path: file.clone(), source };
         let bytes = std::fs::read(file).map_err(in_file)?;
-        let kept = readable(file, &bytes)?;
-        cut += (bytes.len() - kept) as u64;
+        let kept = readable(file, &bytes, &mut found.newest)?;
+        found.cut += (bytes.len() - kept) as u64;
         if kept == 0 {
             // A file without its first record was being created; the one before it is the newest that counts.
             unbegun.extend(files.pop());
             continue;
         }
-        end = start(file).unwrap_or_default() + kept as u64;
+        let end = start(file).unwrap_or_default() + kept as u64;
+        found.end = end;
         if Some(end) < durable {
             let what = format!("the log ends here, {} bytes before what was durable", durable.unwrap_or(end) - end);
             return Err(RecoveryError::Damaged { file: file.clone(), offset: Some(kept as u64), what });
@@ -75,7 +88,7 @@ pub(super) fn prepare(dir: &Path, durable: Option<u64>) -> Result<(u64, u64), Re
         synced.map_err(|source| RecoveryError::Io { path: older.clone(), source })?;
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
-    Ok((end, cut))
+    Ok(found)
 }
 
 /// Every file must begin where the one before it ends.
@@ -110,12 +123,29 @@ pub(super) fn chunks(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// How many bytes of the newest file are whole records. The rest is a torn write, or this is an error.
-fn readable(file: &Path, bytes: &[u8]) -> Result<usize, RecoveryError> {
+/// How many bytes of the newest file are whole records. The rest is a torn write, or this is an error. What the records append and
+/// don't take back is added to `entries`.
+fn readable(
+    file: &Path,
+    bytes: &[u8],
+    entries: &mut VecDeque<(DiskLogId, DiskPayload)>,
+) -> Result<usize, RecoveryError> {
     let mut at = 0;
     while at < bytes.len() {
         match record_at(&bytes[at..]) {
-            Ok(length) => at += length,
+            Ok((record, length)) => {
+                at += length;
+                match record {
+                    RaftLogRecord::Action(RaftLogAction::Append(id, payload)) => {
+                        entries.push_back((id, payload));
+                    }
+                    RaftLogRecord::Action(RaftLogAction::TruncateAfter(keep)) => {
+                        let next = keep.map_or(0, |keep| keep.index + 1);
+                        entries.truncate(entries.partition_point(|(id, _)| id.index < next));
+                    }
+                    _ => {}
+                }
+            }
             Err(what) => match damage(bytes, at) {
                 None => return Ok(at),
                 Some(why) => {
@@ -128,10 +158,10 @@ fn readable(file: &Path, bytes: &[u8]) -> Result<usize, RecoveryError> {
     Ok(at)
 }
 
-fn record_at(bytes: &[u8]) -> Result<usize, io::Error> {
+fn record_at(bytes: &[u8]) -> Result<(RaftLogRecord<Records>, usize), io::Error> {
     let mut rest = bytes;
-    RaftLogRecord::<Records>::decode(&mut rest)?;
-    Ok(bytes.len() - rest.len())
+    let record = RaftLogRecord::<Records>::decode(&mut rest)?;
+    Ok((record, bytes.len() - rest.len()))
 }
 
 /// Says why the unreadable record at `at` is not a torn write; `None` if it is one.

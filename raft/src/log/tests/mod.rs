@@ -43,6 +43,7 @@ for_each_engine!(
     a_log_opens_for_its_owner_only_and_once,
     purged_space_returns_also_that_of_votes_alone,
     entries_of_the_largest_size_are_kept,
+    entries_of_a_lower_term_take_the_place_of_those_taken_back,
 );
 
 fn run(test: impl Future<Output = ()>) {
@@ -190,6 +191,38 @@ async fn entries_of_the_largest_size_are_kept(engine: LogEngine) {
     // What sled keeps outside of its file it never syncs.
     let blobs = dir_in(dir.path(), engine).join("blobs");
     assert!(!blobs.exists() || std::fs::read_dir(blobs).unwrap().next().is_none());
+}
+
+/// A leader of term 3 appends alone; one of term 4 has entries of term 2 in their places. So ids may become lower.
+async fn entries_of_a_lower_term_take_the_place_of_those_taken_back(engine: LogEngine) {
+    let dir = scratch();
+    let (mut store, closer) = opened(dir.path(), engine, true).unwrap();
+    let mut expected: Vec<Entry> = (0..20).map(|index| entry(id(1, index), 100)).collect();
+    append(&mut store, expected.clone()).await;
+    append(&mut store, (20..60).map(|index| entry(id(3, index), 100)).collect()).await;
+    store.truncate_after(Some(id(1, 19))).await.unwrap();
+    // From the same file as the truncation on, and over several more.
+    for index in 20..90 {
+        expected.push(entry(id(2, index), 101));
+        append(&mut store, vec![entry(id(2, index), 101)]).await;
+        let read = store.get_log_reader().await.try_get_log_entries(..).await.unwrap();
+        assert!(read == expected, "after entry {index}");
+        if index % 7 == 0 {
+            let copy = tempfile::tempdir().unwrap();
+            copy_files(dir.path(), copy.path());
+            assert!(read_back(copy.path(), engine).await.unwrap() == expected, "reopened after entry {index}");
+        }
+    }
+    closer.close().await;
+    assert!(read_back(dir.path(), engine).await.unwrap() == expected);
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let copy = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(&file, copy).unwrap();
+    }
 }
 
 /// The entries of a log, or why it does not open.

@@ -78,11 +78,13 @@ impl Held {
 pub(super) struct Plan {
     pub(super) held: Held,
     state: u64,
+    /// As after a restart, or when another leader says otherwise.
+    new_term: bool,
 }
 
 impl Plan {
     pub(super) fn new(seed: u64, held: Held) -> Plan {
-        Plan { held, state: seed }
+        Plan { held, state: seed, new_term: true }
     }
 
     /// A number below `n`.
@@ -102,11 +104,11 @@ impl Plan {
     }
 
     fn choose(&mut self) -> Step {
+        if std::mem::take(&mut self.new_term) {
+            return Step::Vote(vote(self.term() + 1, 1, true));
+        }
         let held = &self.held;
         let (purged, last) = (held.purged, held.last);
-        if held.vote.is_none() {
-            return Step::Vote(vote(1, 1, true));
-        }
         if held.entries.len() > MOST {
             return Step::Purge(held.entries[held.entries.len() - KEPT].log_id);
         }
@@ -128,8 +130,9 @@ impl Plan {
         }
     }
 
-    /// Takes back some of what is not committed, in a new term: openraft does so when another leader says otherwise.
+    /// Takes back some of what is not committed. A new term follows.
     fn truncation(&mut self) -> Step {
+        self.new_term = true;
         let floor = self.held.committed.max(self.held.purged);
         let back = self.draw(30) as usize;
         let keep = self.held.entries.iter().rev().nth(back + 1).map(|entry| entry.log_id);

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use openraft::type_config::TypeConfigExt;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::plan::{Held, Plan, Step};
-use super::{Subject, WITHOUT_SYNC, limits};
+use super::{Subject, WITHOUT_SYNC, limits, pass};
 use crate::entry::Group;
 use crate::log::LogStore;
 use crate::log::tests::{opened_with, run};
@@ -24,6 +25,7 @@ const LONG: &str = "RAFT_POWER_CUT_LONG";
 const CREATE: &str = "RAFT_POWER_CUT_CREATE";
 /// Appends that wait for their flush at the same time.
 const IN_FLIGHT: usize = 8;
+const WRITES_WITHIN: Duration = Duration::from_secs(60);
 const STANDS_STILL_WITHIN: Duration = Duration::from_secs(20);
 
 /// What a writer said before it was cut off.
@@ -38,6 +40,8 @@ pub(super) struct Told {
 pub(super) struct Writer {
     child: Child,
     told: Option<JoinHandle<Told>>,
+    /// Counts acknowledgements while it runs.
+    acknowledgements: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -56,23 +60,37 @@ impl Writer {
         }
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let acknowledgements = Arc::new(AtomicU64::new(0));
+        let count = acknowledgements.clone();
         let told = std::thread::spawn(move || {
             let mut told = Told::default();
             for line in lines.map_while(Result::ok) {
                 match line.split_once(' ') {
                     Some(("ready", _)) => told.ready = true,
                     Some(("begun", nth)) => told.begun = nth.parse().unwrap(),
-                    Some(("durable", nth)) => told.acknowledged = told.acknowledged.max(nth.parse().unwrap()),
+                    Some(("durable", nth)) => {
+                        told.acknowledged = told.acknowledged.max(nth.parse().unwrap());
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
                     _ => {}
                 }
             }
             told
         });
-        Writer { child, told: Some(told) }
+        Writer { child, told: Some(told), acknowledgements }
     }
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until so many steps were acknowledged.
+    pub(super) fn has_written(&self, steps: u64) {
+        let began = Instant::now();
+        while self.acknowledgements.load(Ordering::Relaxed) < steps {
+            assert!(began.elapsed() < WRITES_WITHIN, "it does not write");
+            pass(Duration::from_millis(5));
+        }
     }
 
     pub(super) fn stop(&self) {
