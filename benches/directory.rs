@@ -27,6 +27,7 @@ fn main() {
     run.look_up(count);
     run.churn("unregister and register, nothing frozen", count);
     run.freeze(count);
+    run.beside_a_snapshot();
     run.snapshot();
     run.hot_user(count / 10);
     run.end(count);
@@ -113,6 +114,40 @@ impl Run {
         let start = Instant::now();
         drop(frozen);
         println!("{:>52} {:>10.1?}", "dropping the clone", start.elapsed());
+    }
+
+    /// What entries wait for while a snapshot is taken, and written and dropped on another thread.
+    fn beside_a_snapshot(&mut self) {
+        const ENTRIES: usize = 50_000;
+        let mut left = ENTRIES;
+        let (quiet, _) = self.slowest_entry(|| {
+            left -= 1;
+            left > 0
+        });
+        let start = Instant::now();
+        let frozen = self.directory.clone();
+        let cloned = start.elapsed();
+        let writer = std::thread::spawn(move || frozen.write_to(&mut std::io::sink()).expect("a sink takes all bytes"));
+        let (beside, entries) = self.slowest_entry(|| !writer.is_finished());
+        writer.join().expect("the writer does not panic");
+        println!("{:>52} {:>10.1?}", "slowest entry of one registration", quiet);
+        let what = format!("... of {entries} while a snapshot is written");
+        println!("{what:>52} {:>10.1?}", beside.max(cloned));
+    }
+
+    /// Applies entries of one registration for as long as it is told to; returns the longest time and their number.
+    fn slowest_entry(&mut self, mut go_on: impl FnMut() -> bool) -> (Duration, usize) {
+        let epoch = self.directory.connections_of(&user(1)).first().map(|live| live.id.epoch).expect("it is connected");
+        let (mut slowest, mut entries) = (Duration::ZERO, 0);
+        while go_on() {
+            let serial = (self.directory.revision() << 24) + 1;
+            let ops = vec![register(serial, &format!("late-{serial}"))];
+            let start = Instant::now();
+            black_box(self.apply(Command::Batch(Batch { epoch, seq: None, ops })));
+            slowest = slowest.max(start.elapsed());
+            entries += 1;
+        }
+        (slowest, entries)
     }
 
     fn snapshot(&mut self) {

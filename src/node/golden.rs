@@ -25,16 +25,8 @@ fn at(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// Messages of one kind, one after the other; each must read back as itself.
 fn check<T: Serialize + DeserializeOwned>(name: &str, messages: &[T]) {
-    let mut all = Vec::new();
-    for message in messages {
-        let bytes = postcard::to_allocvec(message).unwrap();
-        let read: T = postcard::from_bytes(&bytes).unwrap();
-        assert_eq!(postcard::to_allocvec(&read).unwrap(), bytes, "{name} reads what it wrote");
-        all.extend(bytes);
-    }
-    fixture::check(&at(name), &all);
+    fixture::check_messages(&at(name), messages);
 }
 
 const EPOCH: u64 = 5;

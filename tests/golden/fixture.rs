@@ -6,6 +6,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 /// Compares bytes with a fixture: lines of hexadecimal digits.
 pub(crate) fn check(fixture: &Path, bytes: &[u8]) {
     let mut text = String::new();
@@ -26,6 +29,18 @@ pub(crate) fn check(fixture: &Path, bytes: &[u8]) {
          old one readable, and write a fixture for it (UPDATE_GOLDEN=1)",
         fixture.display()
     );
+}
+
+/// Messages of one kind, one after the other; each must read back as itself.
+pub(crate) fn check_messages<T: Serialize + DeserializeOwned>(fixture: &Path, messages: &[T]) {
+    let mut all = Vec::new();
+    for message in messages {
+        let bytes = postcard::to_allocvec(message).unwrap();
+        let read: T = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(postcard::to_allocvec(&read).unwrap(), bytes, "{} reads what it wrote", fixture.display());
+        all.extend(bytes);
+    }
+    check(fixture, &all);
 }
 
 /// The bytes of a fixture.
