@@ -3,7 +3,7 @@
 use switchboard_raft::*;
 
 use crate::cluster::small;
-use crate::harness::{Cluster, until};
+use crate::harness::{Cluster, PATIENCE, until};
 
 /// Bytes of one chunk of a transfer.
 const CHUNK: usize = 64 * 1024;
@@ -107,12 +107,19 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_member_that_answers_is_sent_entries_and_no_snapshots() {
     let mut cluster = Cluster::new(1..=3);
-    // An append must be sent in less time than an answer is waited for.
-    let append_bytes_max = 128 * 1024;
-    cluster.limits =
-        Limits { snapshot_every_entries: 200, entries_kept_after_snapshot: 10, append_bytes_max, ..small() };
+    // An append must be sent, and answered by a machine that has other things to do, before the stream is given up: entries
+    // are kept for members that are being streamed to.
+    let (append_bytes_max, answer_within) = (128 * 1024, PATIENCE);
+    cluster.limits = Limits {
+        snapshot_every_entries: 200,
+        entries_kept_after_snapshot: 10,
+        append_bytes_max,
+        answer_within,
+        ..small()
+    };
     cluster.start_all().await;
     let leader = cluster.leader().await;
+    let term = cluster.raft(leader).status().term;
     let slow = (1..=3).find(|id| *id != leader).unwrap();
     let first = cluster.fill(10, 10, 10).await;
     cluster.reaches(slow, first).await;
@@ -122,7 +129,9 @@ async fn a_slow_member_that_answers_is_sent_entries_and_no_snapshots() {
     let taken = cluster.raft(leader).counters().snapshots_built.count;
     assert!(taken >= 2, "the leader takes snapshots meanwhile: {taken}");
     cluster.reaches(slow, last).await;
-    assert_eq!(cluster.machine(slow).restored(), 0, "what it needs was kept");
+    // A new leader begins a new stream, behind what may be purged by then.
+    let led_on = cluster.raft(leader).status().term == term;
+    assert!(cluster.machine(slow).restored() <= u64::from(!led_on), "what it needs was kept");
     // Then it is purged, too.
     let raft = cluster.raft(cluster.leader().await);
     until("the log is purged", || raft.status().purged.filter(|purged| *purged + 500 > last)).await;
