@@ -167,18 +167,23 @@ async fn a_snapshot_that_travels_slowly_is_followed_by_entries() {
     let (mut cluster, away, _) = with_one_away().await;
     cluster.stop_all().await;
     // From now on snapshots are frequent: five would be taken in the time that one of them travels.
-    cluster.limits = Limits { snapshot_every_entries: 200, entries_kept_after_snapshot: 10, ..small() };
+    // A machine that has other things to do must not be taken for a stream that is broken.
+    let answer_within = PATIENCE;
+    cluster.limits = Limits { snapshot_every_entries: 200, entries_kept_after_snapshot: 10, answer_within, ..small() };
     let others: Vec<u64> = (1..=3).filter(|id| *id != away).collect();
     for id in &others {
         cluster.start(*id).await;
     }
-    cluster.leader().await;
+    let leader = cluster.leader().await;
+    let term = cluster.raft(leader).status().term;
     cluster.network.slow_down(away, 700);
     cluster.start(away).await;
     until("it receives", || receives(&cluster, away).then_some(())).await;
     let last = cluster.fill(1000, 64, 100).await;
     cluster.reaches(away, last).await;
-    assert_eq!(cluster.machine(away).restored(), 1, "one was enough");
+    // A new leader sends what it has.
+    let led_on = cluster.raft(leader).status().term == term;
+    assert!(cluster.machine(away).restored() <= 1 + u64::from(!led_on), "one was enough");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
