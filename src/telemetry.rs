@@ -29,7 +29,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// What is logged when nobody asks for more: our own words. What the consensus engine warns of is told by `raft/` in words
 /// of its own, and repeats itself while a node is away.
-const QUIET: &str = "info,openraft=error,raft_log=warn,chunked_wal=warn,sled=warn";
+const QUIET: &str = "info,openraft=error,raft_log=warn,chunked_wal=error,sled=warn";
 
 /// The label that tells the roles of one process apart.
 const PROCESS_LABEL: &str = "process";
