@@ -7,23 +7,10 @@ use std::path::{Path, PathBuf};
 
 use switchboard_raft::LogEngine;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, copy_all};
 
 fn kept(engine: LogEngine) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("data-{engine}-1"))
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 async fn start(engine: LogEngine, cluster: &mut Cluster) {
@@ -43,7 +30,7 @@ async fn write(engine: LogEngine) {
     if kept(engine).exists() {
         fs::remove_dir_all(kept(engine)).unwrap();
     }
-    copy(&cluster.data_dir(1), &kept(engine));
+    copy_all(&cluster.data_dir(1), &kept(engine));
 }
 
 async fn read(engine: LogEngine) {
@@ -51,7 +38,7 @@ async fn read(engine: LogEngine) {
         write(engine).await;
     }
     let mut cluster = Cluster::new([1]);
-    copy(&kept(engine), &cluster.data_dir(1));
+    copy_all(&kept(engine), &cluster.data_dir(1));
     start(engine, &mut cluster).await;
     cluster.set("now", "3").await;
     for (name, value) in [("before the snapshot", b"1"), ("after the snapshot", b"2"), ("now", b"3")] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use switchboard_raft::*;
 
-use crate::harness::{Cluster, addresses, name, until};
+use crate::harness::{Cluster, addresses, copy_all, name, until};
 use crate::register::set;
 
 /// Whom the leader counts as voters and learners, once no change is under way.
@@ -242,26 +242,13 @@ async fn a_newcomer_that_needs_a_snapshot_catches_up_and_votes() {
     assert_eq!(cluster.machine(2).map(), cluster.machine(1).map());
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_on_a_copied_directory_does_not_take_part() {
     let mut cluster = Cluster::of_three().await;
     cluster.set("x", "1").await;
     let copied = cluster.dir.path().join("copy");
     cluster.stop(3).await;
-    copy(&cluster.data_dir(3), &copied);
+    copy_all(&cluster.data_dir(3), &copied);
     let mut settings = cluster.settings(3);
     settings.data_dir = copied;
     settings.advertise = addresses(9);

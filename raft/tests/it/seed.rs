@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use futures_util::StreamExt;
 use switchboard_raft::*;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, copy_all};
 use crate::register::Registers;
 
 /// Far above what the tests write.
@@ -46,18 +46,6 @@ async fn save(cluster: &Cluster) -> PathBuf {
     let file = cluster.dir.path().join("backup");
     fs::write(&file, bytes).unwrap();
     file
-}
-
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        fs::copy(from, to).unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +104,7 @@ async fn a_seed_becomes_a_cluster_of_its_own_above_every_index_of_the_old_one() 
 async fn a_start_on_a_seed_that_was_interrupted_anywhere_begins_again() {
     let mut grown = seeded().await;
     let (untouched, dir) = (grown.dir.path().join("untouched"), grown.data_dir(1));
-    copy(&dir, &untouched);
+    copy_all(&dir, &untouched);
     grown.start(1).await;
     grown.set("grown", "x").await;
     grown.stop(1).await;
@@ -127,8 +115,8 @@ async fn a_start_on_a_seed_that_was_interrupted_anywhere_begins_again() {
     idle.start_with(joins).await.unwrap();
     idle.stop(1).await;
 
-    let snapshots = |to: &Path| copy(&dir.join("snapshots"), &to.join("snapshots"));
-    let log = |to: &Path| copy(&idle.data_dir(1).join("log"), &to.join("log"));
+    let snapshots = |to: &Path| copy_all(&dir.join("snapshots"), &to.join("snapshots"));
+    let log = |to: &Path| copy_all(&idle.data_dir(1).join("log"), &to.join("log"));
     let half = |file: PathBuf| {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, "half").unwrap();
@@ -155,7 +143,7 @@ async fn a_start_on_a_seed_that_was_interrupted_anywhere_begins_again() {
         "its identity was being written",
     ] {
         let mut cluster = Cluster::new([1]);
-        copy(&untouched, &cluster.data_dir(1));
+        copy_all(&untouched, &cluster.data_dir(1));
         leave(step, &cluster.data_dir(1));
         cluster.start(1).await;
         assert!(cluster.set("first", "x").await.index > BASE, "{step}");
@@ -167,7 +155,7 @@ async fn a_start_on_a_seed_that_was_interrupted_anywhere_begins_again() {
     }
 
     // All was done but the removal of the seed: what was written since stays.
-    copy(&untouched.join("seed"), &dir.join("seed"));
+    copy_all(&untouched.join("seed"), &dir.join("seed"));
     grown.start(1).await;
     grown.leader().await;
     assert_eq!(grown.machine(1).get("grown").unwrap(), b"x");

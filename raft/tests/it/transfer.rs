@@ -3,7 +3,7 @@
 use switchboard_raft::*;
 
 use crate::cluster::small;
-use crate::harness::{Cluster, PATIENCE, until};
+use crate::harness::{Cluster, PATIENCE, copy_all, until};
 
 /// Bytes of one chunk of a transfer.
 const CHUNK: usize = 64 * 1024;
@@ -66,7 +66,7 @@ async fn a_receiver_that_is_killed_in_the_middle_begins_again() {
     until("it has a part", || receives(&cluster, away).then_some(())).await;
     // What a kill leaves is what is there at some moment.
     let (dir, killed) = (cluster.data_dir(away), cluster.dir.path().join("killed"));
-    copy(&dir, &killed);
+    copy_all(&dir, &killed);
     cluster.stop(away).await;
     std::fs::remove_dir_all(&dir).unwrap();
     std::fs::rename(&killed, &dir).unwrap();
@@ -89,19 +89,6 @@ async fn a_sender_that_ends_in_the_middle_is_replaced_by_the_next_leader() {
     // The other one and the receiver are a majority; only the first has everything.
     assert_eq!(cluster.leader_among(&[other]).await, other);
     assert_caught_up(&cluster, away, last).await;
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
