@@ -191,5 +191,6 @@ async fn the_disk_stays_bounded_over_many_snapshots() {
     }
     assert!(cluster.raft(1).counters().snapshots_built.count >= 15);
     assert!(most < 2 * 1024 * 1024, "{most} bytes");
-    assert_eq!(cluster.snapshot_files(1).len(), 1);
+    // One more may be about to be written: the node takes them by itself, too.
+    until("one file is left", || (cluster.snapshot_files(1).len() == 1).then_some(())).await;
 }
