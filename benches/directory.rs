@@ -184,7 +184,7 @@ impl Run {
     fn end(&mut self, count: u64) {
         for epoch in 1..=4 {
             let start = Instant::now();
-            let applied = self.apply(Command::EndSession { epoch, reason: Reason::Died });
+            let applied = self.apply(Command::EndSession { epoch, reason: Reason::Died, fenced: true });
             println!("{:>52} {:>10.1?}", format!("end a session of {}", count / 4), start.elapsed());
             if epoch == 4 {
                 let start = Instant::now();
@@ -258,7 +258,8 @@ fn register(serial: u64, user: &str) -> Op {
         serial,
         user: user.into(),
         device: "web".into(),
-        policy: Policy::Multi { max: 16_000_000 },
+        policy: Policy::multi(16_000_000),
+        since: None,
         connected_at_ms: 1_700_000_000_000,
         remote: None,
         meta: None,

@@ -61,10 +61,11 @@ fn register(index: usize, body: OpBody) -> Result<Register, Error> {
         serial: body.serial,
         user: body.user.ok_or_else(|| refused("user is missing"))?.into(),
         device: body.device.unwrap_or_default().into(),
-        policy: Policy::Multi { max },
+        policy: Policy::multi(max),
         connected_at_ms: clock::wall_ms(),
         remote: body.remote.map(Arc::from),
         meta,
+        since: None,
     })
 }
 
@@ -77,14 +78,20 @@ pub(super) fn answer(epoch: Epoch, serials: &[Serial], done: &BatchDone) -> Batc
     let results = serials.iter().zip(done.ops.iter()).map(|(serial, outcome)| {
         let ok = OpAnswer { ok: Some(true), ..OpAnswer::default() };
         match outcome {
-            OpOutcome::Registered { granted } => OpAnswer {
+            OpOutcome::Registered { granted, superseded } => OpAnswer {
                 connection: Some(ConnectionId { epoch, serial: *serial }.to_string()),
                 granted: Some(*granted),
-                superseded: Some(Vec::new()),
+                superseded: Some(superseded.iter().map(ToString::to_string).collect()),
                 ..ok
             },
             OpOutcome::Unregistered { existed } => OpAnswer { existed: Some(*existed), ..ok },
             OpOutcome::MetaSet { version } => OpAnswer { meta_version: Some(*version), ..ok },
+            OpOutcome::Pending => OpAnswer {
+                connection: Some(ConnectionId { epoch, serial: *serial }.to_string()),
+                pending: Some(true),
+                ..ok
+            },
+            OpOutcome::Topics { .. } => ok,
             OpOutcome::Refused(why) => OpAnswer { error: Some(Error::of_op(why)), ..OpAnswer::default() },
         }
     });

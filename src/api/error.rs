@@ -99,7 +99,9 @@ impl Error {
     pub(super) fn of_op(refused: &OpRefused) -> ErrorDetail {
         let code = match refused {
             OpRefused::ConnectionLimit { .. } => ErrorCode::ConnectionLimit,
-            OpRefused::SerialReused => ErrorCode::Conflict,
+            OpRefused::SerialReused | OpRefused::Conflict { .. } | OpRefused::Superseded { .. } => ErrorCode::Conflict,
+            OpRefused::TopicLimit => ErrorCode::TooLarge,
+            OpRefused::Banned(_) => ErrorCode::Forbidden,
             OpRefused::NotFound => ErrorCode::NotFound,
             OpRefused::VersionMismatch { .. } => ErrorCode::Fenced,
             OpRefused::Invalid(_) => ErrorCode::BadRequest,

@@ -108,10 +108,10 @@ pub(super) async fn renew<B: Backend>(
     let gone = || Error::new(ErrorCode::Gone, "the session is over: stop serving and open a new one");
     let epoch = session.session().ok_or_else(gone)?;
     match api.ask(RequestBody::Renew { epoch, handled: handled_revision }).await? {
-        Answer::Renewed { lease_ms, release } => {
+        Answer::Renewed { lease_ms, release, revision } => {
             let lease_ms = lease_ms.into();
-            let release = release.iter().map(ToString::to_string).collect();
-            Ok(answer::json(StatusCode::OK, &RenewAnswer { lease_ms, serve_ms: serve_ms(lease_ms), release }))
+            let release = release.iter().map(|(id, _)| id.to_string()).collect();
+            Ok(answer::json(StatusCode::OK, &RenewAnswer { lease_ms, serve_ms: serve_ms(lease_ms), release, revision }))
         }
         Answer::Gone => Err(gone()),
         other => Err(super::unexpected(&other).applied(Applied::Unknown)),
@@ -156,10 +156,9 @@ pub(super) async fn end<B: Backend>(
     session: Segment,
     request: Request,
 ) -> Result<Response, Error> {
-    // `fenced` frees exclusive claims, of which there are none yet.
-    let EndSessionBody { fenced: _ } = request::json_or_default(request, &api.limits).await?;
+    let EndSessionBody { fenced } = request::json_or_default(request, &api.limits).await?;
     let Some(epoch) = session.session() else { return Ok(StatusCode::NO_CONTENT.into_response()) };
-    match api.ask(RequestBody::EndSession { epoch, reason: Reason::Closed }).await? {
+    match api.ask(RequestBody::EndSession { epoch, reason: Reason::Closed, fenced }).await? {
         Answer::Ended { existed: _ } => Ok(StatusCode::NO_CONTENT.into_response()),
         other => Err(super::unexpected(&other).applied(Applied::Unknown)),
     }

@@ -1,25 +1,27 @@
-//! What a batch does: connections begin, end, and change their metadata.
+//! What a batch does: connections begin, end, and change their metadata; sessions join topics and leave them.
 
 use std::sync::Arc;
 
-use super::command::{Batch, Op, Policy, Reason, Register};
-use super::ids::{ConnectionId, Epoch, Revision, Serial};
-use super::limits::{is_name, is_optional_name};
-use super::outcome::{BatchDone, BatchRefused, Connection, Event, Invalid, OpOutcome, OpRefused};
+use super::command::{Batch, Op, Reason};
+use super::ids::{ConnectionId, Epoch, Serial};
+use super::outcome::{BatchDone, BatchRefused, Connection, Event, OpOutcome, OpRefused};
+use super::sessions::Counts;
 use super::state::{Directory, check_text, text_bytes_of};
-use super::users::hash_of;
 
 /// A batch while it is applied: what it needs of its session, and what it changes there.
-struct Work<'a> {
-    epoch: Epoch,
-    gateway: Arc<str>,
-    connections: u64,
-    last_serial: Option<Serial>,
-    events: &'a mut Vec<Event>,
+pub(super) struct Work<'a> {
+    pub(super) epoch: Epoch,
+    pub(super) gateway: Arc<str>,
+    /// The process that holds the session.
+    pub(super) nonce: Arc<str>,
+    pub(super) last_serial: Option<Serial>,
+    pub(super) topics: u64,
+    pub(super) counts: Counts,
+    pub(super) events: &'a mut Vec<Event>,
 }
 
 impl Work<'_> {
-    fn id(&self, serial: Serial) -> ConnectionId {
+    pub(super) fn id(&self, serial: Serial) -> ConnectionId {
         ConnectionId { epoch: self.epoch, serial }
     }
 }
@@ -32,15 +34,16 @@ impl Directory {
         if let Some(answer) = batch.seq.and_then(|seq| alive.window.answer(seq)) {
             return answer;
         }
-        let gateway = Arc::clone(&alive.session.gateway);
-        let mut work = Work { epoch, gateway, connections: alive.connections, last_serial: alive.last_serial, events };
-        let live_before = work.connections;
+        let (gateway, nonce) = (Arc::clone(&alive.session.gateway), Arc::clone(&alive.session.nonce));
+        let (last_serial, topics) = (alive.last_serial, alive.topics);
+        let mut work = Work { epoch, gateway, nonce, last_serial, topics, counts: Counts::default(), events };
         let ops = batch.ops.iter().map(|op| self.op(&mut work, op).unwrap_or_else(OpOutcome::Refused)).collect();
+        let Work { last_serial, topics, counts, .. } = work;
+        self.recount(counts);
         let done = BatchDone { revision: self.revision, ops };
-        self.live = self.live - live_before + work.connections;
         let alive = Arc::make_mut(self.sessions.get_mut(&epoch).expect("no operation ends a session"));
-        alive.connections = work.connections;
-        alive.last_serial = work.last_serial;
+        alive.last_serial = last_serial;
+        alive.topics = topics;
         if batch.seq.is_some() {
             alive.window.push(done.clone());
         }
@@ -49,55 +52,43 @@ impl Directory {
 
     fn op(&mut self, work: &mut Work<'_>, op: &Op) -> Result<OpOutcome, OpRefused> {
         match op {
-            Op::Register(register) => self.register(work, register).map(|granted| OpOutcome::Registered { granted }),
+            Op::Register(register) => self.register(work, register),
             Op::Unregister { serial, reason } => {
                 Ok(OpOutcome::Unregistered { existed: self.unregister(work, work.id(*serial), *reason) })
             }
             Op::Meta { serial, meta, if_version } => {
                 self.set_meta(work, work.id(*serial), meta, *if_version).map(|version| OpOutcome::MetaSet { version })
             }
+            Op::Join { topics } => {
+                let joined = self.join(work.epoch, &work.gateway, topics, &mut work.topics, work.events);
+                joined.map(|changed| OpOutcome::Topics { changed })
+            }
+            Op::Leave { topics } => {
+                let left = self.leave(work.epoch, &work.gateway, topics, &mut work.topics, work.events);
+                left.map(|changed| OpOutcome::Topics { changed })
+            }
         }
     }
 
-    fn register(&mut self, work: &mut Work<'_>, register: &Register) -> Result<Revision, OpRefused> {
-        check_register(register).map_err(OpRefused::Invalid)?;
-        let id = work.id(register.serial);
-        if work.last_serial.is_some_and(|last| register.serial <= last) {
-            let before = self.pages.get(id).filter(|connection| is_repeated(connection, register));
-            return before.map(|connection| connection.granted).ok_or(OpRefused::SerialReused);
-        }
-        work.last_serial = Some(register.serial);
-        let hash = hash_of(&register.user);
-        let held = self.users.get(hash, &register.user, &self.pages);
-        let live = held.map_or(0, |held| self.live_of(held));
-        match register.policy {
-            Policy::Multi { max } if live >= max as usize => return Err(OpRefused::ConnectionLimit { max }),
-            Policy::Multi { .. } => {}
-        }
-        let connection = Arc::new(Connection {
-            user: self.share_user(hash, &register.user),
-            device: self.devices.share(&register.device),
-            granted: self.revision,
-            connected_at_ms: register.connected_at_ms,
-            remote: register.remote.clone(),
-            meta: register.meta.clone(),
-            meta_version: 1,
-        });
-        self.add(id, Arc::clone(&connection), hash);
-        work.connections += 1;
-        let gateway = Arc::clone(&work.gateway);
-        work.events.push(Event::Opened { id, connection, gateway, first: live == 0 });
-        Ok(self.revision)
-    }
-
+    /// A connection is served no longer, or waits no longer. Its place goes to whoever waits for it, in the same moment: a user
+    /// is not offline in between.
     fn unregister(&mut self, work: &mut Work<'_>, id: ConnectionId, reason: Reason) -> bool {
-        let Some(connection) = self.take(id) else { return false };
-        work.connections -= 1;
-        let user = Arc::clone(&connection.user);
-        let held = self.users.get(hash_of(&user), &user, &self.pages);
-        let last = held.is_none_or(|held| self.live_of(held) == 0);
-        let gateway = Arc::clone(&work.gateway);
-        work.events.push(Event::Closed { id, user, gateway, granted: connection.granted, reason, last });
+        let contested = self.withdraw(id);
+        let closed = self.take(id);
+        let Some(user) = closed.as_ref().map(|closed| Arc::clone(&closed.user)).or_else(|| contested.clone()) else {
+            return false;
+        };
+        if let Some(closed) = &closed {
+            work.counts.closed(id.epoch, closed);
+        }
+        let online = closed.is_some() || self.is_online(&user);
+        let granted = contested.map(|user| self.settle(&user, &mut work.counts)).unwrap_or_default();
+        if let Some(closed) = closed {
+            let last = !self.is_online(&user);
+            let gateway = Arc::clone(&work.gateway);
+            work.events.push(Event::Closed { id, user, gateway, granted: closed.granted, reason, last });
+        }
+        self.tell_granted(granted, !online, work.events);
         true
     }
 
@@ -122,23 +113,4 @@ impl Directory {
         work.events.push(Event::MetaChanged { id, user, gateway, granted, meta: Arc::clone(meta), version });
         Ok(version)
     }
-}
-
-fn check_register(register: &Register) -> Result<(), Invalid> {
-    if !is_name(&register.user) {
-        return Err(Invalid::User);
-    }
-    if !is_optional_name(&register.device) {
-        return Err(Invalid::Device);
-    }
-    check_text(register.remote.as_ref())?;
-    check_text(register.meta.as_ref())
-}
-
-/// Whether a registration asks for what is there. When and from where the client came is data for people, and a server
-/// in between may tell it anew for each copy; metadata that was replaced since says nothing either way.
-fn is_repeated(connection: &Connection, register: &Register) -> bool {
-    connection.user == register.user
-        && connection.device == register.device
-        && (connection.meta_version > 1 || connection.meta == register.meta)
 }

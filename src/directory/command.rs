@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Epoch, Serial};
+use super::ids::{ConnectionId, Epoch, Revision, Serial};
+use super::limits;
 
 /// One entry of the replicated log. Many gateways' commands share it; they are applied in order, and the revision of
 /// every one of them is the entry's index.
@@ -27,16 +28,92 @@ pub enum Command {
         epoch: Epoch,
         /// Why; every connection of it is closed with this reason.
         reason: Reason,
+        /// Whether its gateway has certainly stopped serving exclusive connections: it says so itself, or its lease ran
+        /// out. Otherwise their claims stay until [`Command::ReleaseClaims`].
+        fenced: bool,
+    },
+    /// Frees the exclusive claims of a session that ended without its gateway being known to have stopped. To be proposed
+    /// one whole lease after that ending was applied.
+    ReleaseClaims {
+        /// The session that ended.
+        epoch: Epoch,
     },
     /// A gateway changes its connections.
     Batch(Batch),
-    /// Frees the memory of at most `limit` connections of an ended session. No reader can tell the difference.
+    /// Goes on with what the end of a session began: grants what waited for its connections, then frees their memory,
+    /// `limit` of them at most. While its claims stay it changes nothing.
     Reclaim {
         /// The session that ended.
         epoch: Epoch,
-        /// Connections freed at most.
+        /// Connections, waiting ones and topics that are dealt with at most.
         limit: u32,
     },
+    /// Asks gateways to close connections. It removes nothing: their unregistrations do.
+    Disconnect(Disconnect),
+    /// Refuses registrations of a user from now on, and asks for its connections to be closed.
+    Ban {
+        /// Whom.
+        user: Arc<str>,
+        /// What is kept of it.
+        ban: Ban,
+    },
+    /// Lifts a ban.
+    Unban {
+        /// Of whom.
+        user: Arc<str>,
+        /// Only the ban that was made at this revision; a later one stays.
+        made: Option<Revision>,
+    },
+}
+
+/// Connections that are asked to be closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disconnect {
+    /// Which.
+    pub whom: Whom,
+    /// What their clients are told.
+    pub release: Release,
+}
+
+/// Connections of one user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Whom {
+    /// This one.
+    Connection(ConnectionId),
+    /// Those of a user.
+    User {
+        /// The user.
+        user: Arc<str>,
+        /// Those of these devices only; all if there are none.
+        devices: Vec<Arc<str>>,
+        /// But not these.
+        except: Vec<ConnectionId>,
+    },
+}
+
+/// What a client is told whose connection is to be closed. The directory only passes it on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The close code.
+    pub code: u16,
+    /// A sentence, if there is one.
+    pub reason: Option<Arc<str>>,
+}
+
+impl Release {
+    /// Another connection takes its place.
+    pub fn superseded() -> Self {
+        Self { code: limits::CODE_SUPERSEDED, reason: None }
+    }
+}
+
+/// Why a user is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ban {
+    /// Wall clock, milliseconds since 1970, at which the proposer of changes is to lift it. The directory only keeps it.
+    pub until_ms: Option<u64>,
+    /// For people.
+    pub reason: Option<Arc<str>>,
 }
 
 /// A gateway asks for a session.
@@ -103,6 +180,16 @@ pub enum Op {
         /// Refused unless this is the current version.
         if_version: Option<u32>,
     },
+    /// The session has subscribers of these topics. How many, and who, is its gateway's business.
+    Join {
+        /// Each 1 to 128 bytes without control characters.
+        topics: Vec<Arc<str>>,
+    },
+    /// The session has no subscribers of these topics any more.
+    Leave {
+        /// Topics that it had not joined are passed over.
+        topics: Vec<Arc<str>>,
+    },
 }
 
 /// A connection begins. Repeating it word for word is answered as the first time was, as long as the connection lives;
@@ -118,6 +205,8 @@ pub struct Register {
     pub device: Arc<str>,
     /// Which connections of the user may live beside it.
     pub policy: Policy,
+    /// Of an open socket that was registered in a former session: when it was granted there. It takes nobody's place.
+    pub since: Option<Revision>,
     /// Wall clock of the gateway when the client arrived, milliseconds since 1970.
     pub connected_at_ms: u64,
     /// The client's address, for people.
@@ -126,14 +215,66 @@ pub struct Register {
     pub meta: Option<Arc<str>>,
 }
 
-/// Which connections of a user may live beside each other. The newcomer's policy decides.
+/// Which connections of a user may live beside each other. The newcomer's policy decides about the others.
+///
+/// A connection with one of the last two policies is *exclusive*: it holds a claim on its user or device, and no other
+/// exclusive connection that claims the same is granted before that claim is freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// Any number up to `max`; one more is refused. The count is of the whole cluster.
     Multi {
-        /// Live connections of the user at most, this one included.
+        /// Live connections at most, this one included.
         max: u32,
+        /// Of the user, or of the user's device.
+        per: Per,
     },
+    /// The newcomer takes the place of those that are there.
+    NewestWins {
+        /// Whose place.
+        per: Per,
+        /// When.
+        handover: Handover,
+    },
+    /// The newcomer is refused while another is there.
+    OldestWins {
+        /// Which others count.
+        per: Per,
+    },
+}
+
+impl Policy {
+    /// Any number of connections of a user up to `max`.
+    pub fn multi(max: u32) -> Self {
+        Self::Multi { max, per: Per::User }
+    }
+
+    /// What a connection with this policy claims for itself alone.
+    pub fn claim(self) -> Option<Per> {
+        match self {
+            Self::Multi { .. } => None,
+            Self::NewestWins { per, .. } | Self::OldestWins { per } => Some(per),
+        }
+    }
+}
+
+/// What a policy is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// All connections of a user.
+    User,
+    /// Those of one device of a user.
+    Device,
+}
+
+/// When a newcomer takes another's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handover {
+    /// When the others' gateways have stopped serving them: until then they stay, and the newcomer waits.
+    Wait,
+    /// At once: for a moment, the others may still be served.
+    Immediate,
 }
 
 /// Why a connection or a session ended.

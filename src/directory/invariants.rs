@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::command::Per;
+use super::contest::overlap;
 use super::ids::{ConnectionId, Epoch};
+use super::outcome::Connection;
 use super::state::{Directory, text_bytes_of};
 use super::users::hash_of;
 
@@ -15,7 +18,68 @@ impl Directory {
         self.pages.check()?;
         let held = self.check_connections()?;
         self.check_sessions(&held)?;
-        self.check_index()
+        self.check_index()?;
+        self.check_claims()?;
+        self.check_contests()?;
+        self.topics.check()
+    }
+
+    /// No two live connections of a user claim the same.
+    fn check_claims(&self) -> Result<(), String> {
+        for (_, held) in self.users.iter() {
+            let live = held.runs().filter(|(epoch, _)| self.sessions.contains_key(epoch));
+            let ids = live.flat_map(|(epoch, _)| {
+                held.serials(epoch).iter().map(move |serial| ConnectionId { epoch, serial: *serial })
+            });
+            let claims: Vec<_> =
+                ids.filter_map(|id| self.pages.get(id).filter(|there| there.claim.is_some())).collect();
+            for (at, one) in claims.iter().enumerate() {
+                let claim = |connection: &Connection| connection.claim.unwrap_or(Per::Device);
+                let clash = claims[at + 1..]
+                    .iter()
+                    .find(|other| overlap((claim(one), &one.device), (claim(other), &other.device)));
+                if let Some(other) = clash {
+                    return Err(format!("{one:?} and {other:?} claim the same"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that take part in a contest are found by their ids, and nobody waits who could go.
+    fn check_contests(&self) -> Result<(), String> {
+        for (user, contest) in &self.contests {
+            if contest.pending.is_empty() && contest.shadows.is_empty() {
+                return Err(format!("nobody takes part in the contest for {user}"));
+            }
+            let waiting = contest.pending.iter().map(|pending| (pending.id, &pending.connection));
+            let absent = waiting.chain(contest.shadows.iter().map(|shadow| (shadow.id, &shadow.connection)));
+            for (id, connection) in absent {
+                let known = self.sessions.contains_key(&id.epoch) || self.ended.contains_key(&id.epoch);
+                let found = self.involved.get(&id).is_some_and(|involved| involved.user == *user);
+                if self.pages.get(id).is_some() || connection.user != *user || !known || !found {
+                    return Err(format!("{id} can't take part in the contest for {user}: {contest:?}"));
+                }
+            }
+            for pending in contest.pending.iter().filter(|pending| self.sessions.contains_key(&pending.id.epoch)) {
+                let stuck = pending.waits_for.iter().all(|id| {
+                    let there = self.pages.get(*id).is_some() || contest.shadows.iter().any(|shadow| shadow.id == *id);
+                    !there || !(self.sessions.contains_key(&id.epoch) || self.ended.contains_key(&id.epoch))
+                });
+                let lost = pending.waits_for.iter().find(|id| !self.involved.contains_key(*id));
+                if stuck || lost.is_some() {
+                    return Err(format!("{pending:?} of {user} waits for nobody, or {lost:?} is not found"));
+                }
+            }
+        }
+        match self
+            .involved
+            .iter()
+            .find(|(id, _)| !self.sessions.contains_key(&id.epoch) && !self.ended.contains_key(&id.epoch))
+        {
+            Some((id, involved)) => Err(format!("{id} has no session: {involved:?}")),
+            None => Ok(()),
+        }
     }
 
     /// Every connection belongs to a session, is found by its user, and was granted within the session. Returns how
@@ -46,6 +110,11 @@ impl Directory {
         let mut live = 0;
         for (epoch, alive) in &self.sessions {
             said.insert(*epoch, alive.connections);
+            let exclusive = self.pages.scan(*epoch, None).filter(|(_, connection)| connection.claim.is_some()).count();
+            let topics = self.topics.of_session(*epoch, None).count();
+            if (alive.exclusive, alive.topics) != (exclusive as u64, topics as u64) {
+                return Err(format!("session {epoch} has {exclusive} exclusive ones, {topics} topics: {alive:?}"));
+            }
             live += alive.connections;
             let last = self.pages.scan(*epoch, None).map(|(id, _)| id.serial).last();
             if last > alive.last_serial || !alive.window.is_plausible() || *epoch > self.revision {
@@ -60,7 +129,7 @@ impl Directory {
                 return Err(format!("session {epoch} is both alive and ended"));
             }
         }
-        said.retain(|epoch, count| *count > 0 || self.ended.contains_key(epoch));
+        said.retain(|_, count| *count > 0);
         if said != *held || live != self.live {
             return Err(format!("sessions hold {held:?} and say {said:?}; {live} are live, counted as {}", self.live));
         }

@@ -10,8 +10,10 @@
 //!   no reader, outcome or event can tell that they are;
 //! - the counts say what is there.
 
+mod bans;
 mod batch;
 mod command;
+mod contest;
 mod ids;
 mod interner;
 mod invariants;
@@ -19,19 +21,24 @@ pub mod limits;
 mod outcome;
 mod pages;
 mod read;
+mod register;
 mod restore;
 mod sessions;
 mod snapshot;
 mod state;
+mod topics;
 mod users;
 
-pub use command::{Batch, Command, Entry, GatewayAddresses, Op, OpenSession, Policy, Reason, Register};
+pub use command::{
+    Ban, Batch, Command, Disconnect, Entry, GatewayAddresses, Handover, Op, OpenSession, Per, Policy, Reason, Register,
+    Release, Whom,
+};
 pub use ids::{ConnectionId, Epoch, NotAConnectionId, Revision, Serial};
 pub use outcome::{
-    Applied, BatchDone, BatchRefused, Connection, Event, Invalid, OpOutcome, OpRefused, OpenRefused, Outcome, Session,
-    SessionEnd,
+    Applied, BatchDone, BatchRefused, Connection, Event, Invalid, OpOutcome, OpRefused, OpenRefused, Outcome, Owner,
+    Session, SessionEnd,
 };
-pub use read::{EndedSession, Gateway, LiveConnection, LiveSession, Stats};
+pub use read::{Asked, BannedUser, EndedSession, Gateway, LiveConnection, LiveSession, Stats, Topic};
 pub use restore::{NoRevisionsLeft, RESTORE_DISTANCE, REVISION_MAX};
 pub use snapshot::SnapshotError;
 pub use state::Directory;

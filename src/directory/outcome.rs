@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{GatewayAddresses, Reason};
+use super::command::{Ban, GatewayAddresses, Per, Reason, Release};
 use super::ids::{ConnectionId, Epoch, Revision};
 use super::state::Directory;
 
@@ -41,11 +41,19 @@ pub enum Outcome {
     Ended(bool),
     /// Of a `Batch`.
     Batch(Result<BatchDone, BatchRefused>),
-    /// Of a `Reclaim`: how many connections of the session are still held.
+    /// Of a `Reclaim`: how much of the session is still held.
     Reclaimed {
-        /// Left to reclaim.
+        /// Connections, waiting ones and topics that are left.
         left: u64,
     },
+    /// Of a `ReleaseClaims`: whether there were claims to release.
+    ClaimsReleased(bool),
+    /// Of a `Disconnect`: the connections whose gateways are asked to close them.
+    Asked(Vec<ConnectionId>),
+    /// Of a `Ban`: the connections whose gateways are asked to close them.
+    Banned(Result<Vec<ConnectionId>, Invalid>),
+    /// Of an `Unban`: whether there was such a ban.
+    Unbanned(bool),
 }
 
 /// A batch that was applied, now or when its first copy arrived.
@@ -108,7 +116,12 @@ pub enum OpOutcome {
     Registered {
         /// When it was granted.
         granted: Revision,
+        /// The connections whose place it took in that moment. A repeated registration names none.
+        superseded: Box<[ConnectionId]>,
     },
+    /// The connection waits until those whose place it takes are released. [`Event::Opened`] tells that it is granted,
+    /// [`Event::ReleaseAsked`] that another one came in between.
+    Pending,
     /// The connection is not there.
     Unregistered {
         /// Whether this removed it.
@@ -118,6 +131,11 @@ pub enum OpOutcome {
     MetaSet {
         /// Its version now.
         version: u32,
+    },
+    /// The session is where it was asked to be: in the topics, or out of them.
+    Topics {
+        /// Topics of which that was not so before.
+        changed: u32,
     },
     /// Nothing changed.
     Refused(OpRefused),
@@ -132,6 +150,24 @@ pub enum OpRefused {
         /// The limit.
         max: u32,
     },
+    /// The policy gives the place to whoever is there.
+    #[error("the place is taken by {} on gateway {}", .owner.id, .owner.gateway)]
+    Conflict {
+        /// Who that is.
+        owner: Box<Owner>,
+    },
+    /// A socket of a former session lost its place while it had none.
+    #[error("{by} took its place meanwhile")]
+    Superseded {
+        /// To whom.
+        by: ConnectionId,
+    },
+    /// The session has subscribers of as many topics as it may.
+    #[error("the gateway has subscribers of 1,000,000 topics already")]
+    TopicLimit,
+    /// The user is banned.
+    #[error("the user is banned{}", .0.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    Banned(Box<Ban>),
     /// Serials only grow within a session, and one is never used twice.
     #[error("the serial was used before, or a larger one was; serials only grow")]
     SerialReused,
@@ -162,8 +198,33 @@ pub enum Invalid {
     #[error("a gateway id is 1 to 128 bytes of text without control characters")]
     Gateway,
     /// Of metadata or another text that is kept with an entry.
-    #[error("metadata and addresses are at most 4,096 bytes")]
+    #[error("metadata, reasons and addresses are at most 4,096 bytes")]
     TooLong,
+    /// Of a topic.
+    #[error("a topic is 1 to 128 bytes of text without control characters")]
+    Topic,
+    /// Of the number of bans.
+    #[error("1,000,000 users are banned already")]
+    TooManyBans,
+    /// Of the topics of one operation.
+    #[error("an operation names at most 256 topics")]
+    TooManyTopics,
+}
+
+/// Who has the place that a newcomer was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Which connection.
+    pub id: ConnectionId,
+    /// Its gateway.
+    pub gateway: Arc<str>,
+    /// Its device; empty if it was not told.
+    pub device: Arc<str>,
+    /// When it was granted, or since when it waits to be.
+    pub granted: Revision,
+    /// Whether lookups show it. Otherwise it holds the place for a while only: its session ended and its gateway may not
+    /// have noticed yet, or it waits itself.
+    pub live: bool,
 }
 
 /// One change that watchers see. Replicas apply it; feeds for people are derived from it.
@@ -226,6 +287,36 @@ pub enum Event {
         /// Its version.
         version: u32,
     },
+    /// A gateway is asked to close a connection, or to give up one that waits, and to unregister it then.
+    ReleaseAsked {
+        /// Which.
+        id: ConnectionId,
+        /// Whose.
+        user: Arc<str>,
+        /// Its gateway.
+        gateway: Arc<str>,
+        /// What its client is told.
+        release: Release,
+    },
+    /// A session has its first subscriber of a topic.
+    TopicJoined {
+        /// Which topic.
+        topic: Arc<str>,
+        /// The session.
+        epoch: Epoch,
+        /// Its gateway.
+        gateway: Arc<str>,
+    },
+    /// A session has no subscriber of a topic any more. When the session itself ends this is not told: see
+    /// [`Directory::left_by`].
+    TopicLeft {
+        /// Which topic.
+        topic: Arc<str>,
+        /// The session.
+        epoch: Epoch,
+        /// Its gateway.
+        gateway: Arc<str>,
+    },
 }
 
 /// What is kept of a session, apart from its connections.
@@ -260,4 +351,6 @@ pub struct Connection {
     pub meta: Option<Arc<str>>,
     /// Counts the replacements of the metadata, from 1.
     pub meta_version: u32,
+    /// What it claims for itself alone.
+    pub claim: Option<Per>,
 }

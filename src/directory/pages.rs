@@ -149,6 +149,7 @@ mod tests {
             remote: None,
             meta: None,
             meta_version: 1,
+            claim: None,
         })
     }
 

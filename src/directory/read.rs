@@ -3,7 +3,8 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::command::Reason;
+use super::command::{Ban, Reason, Release};
+use super::contest::ids_of;
 use super::ids::{ConnectionId, Epoch, Revision, Serial};
 use super::outcome::{Connection, Event, OpOutcome, Session};
 use super::sessions::Alive;
@@ -45,6 +46,39 @@ pub struct EndedSession<'a> {
     pub reason: Reason,
     /// Connections whose memory is still held.
     pub held: u64,
+    /// Whether its exclusive connections keep their claims; nothing of it is reclaimed before these are released.
+    pub claims: bool,
+}
+
+/// A connection that its gateway is asked to release.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Which.
+    pub id: ConnectionId,
+    /// Since which revision.
+    pub since: Revision,
+    /// What its client is told.
+    pub release: &'a Release,
+}
+
+/// A user that is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct BannedUser<'a> {
+    /// Whom.
+    pub user: &'a Arc<str>,
+    /// When the ban was made.
+    pub made: Revision,
+    /// What is kept of it.
+    pub ban: &'a Ban,
+}
+
+/// A topic and the live sessions that have subscribers of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub topic: Arc<str>,
+    /// The sessions, in order.
+    pub sessions: Vec<Epoch>,
 }
 
 /// The process that opened the latest session under a gateway's name, whether that session is alive or not.
@@ -135,6 +169,78 @@ impl Directory {
             session: &ended.session,
             reason: ended.reason,
             held: ended.held,
+            claims: ended.claims,
+        })
+    }
+
+    /// The connections that a live session's gateway is asked to release, in order of their ids: those whose place another
+    /// one takes, those that waited and were outbid, and those that somebody wants to be closed. Each stays here until it
+    /// is unregistered.
+    pub fn asked(&self, epoch: Epoch) -> impl Iterator<Item = Asked<'_>> {
+        let alive = self.sessions.contains_key(&epoch);
+        let involved = alive.then(|| self.involved.range(ids_of(epoch))).into_iter().flatten();
+        involved.filter_map(|(id, involved)| {
+            involved.asked.as_ref().map(|(since, release)| Asked { id: *id, since: *since, release })
+        })
+    }
+
+    /// Whether a connection of a live session waits for its place.
+    pub fn is_pending(&self, id: ConnectionId) -> bool {
+        let contest = self.involved.get(&id).and_then(|involved| self.contests.get(&involved.user));
+        let waits = contest.is_some_and(|contest| contest.pending.iter().any(|pending| pending.id == id));
+        waits && self.sessions.contains_key(&id.epoch)
+    }
+
+    /// The ban of a user.
+    pub fn banned(&self, user: &str) -> Option<BannedUser<'_>> {
+        let (user, banned) = self.bans.get_key_value(user)?;
+        Some(BannedUser { user, made: banned.made, ban: &banned.ban })
+    }
+
+    /// All bans, by user.
+    pub fn bans(&self) -> impl Iterator<Item = BannedUser<'_>> {
+        self.bans.iter().map(|(user, banned)| BannedUser { user, made: banned.made, ban: &banned.ban })
+    }
+
+    /// The topics that begin with `prefix` and of which a live session has subscribers, by name.
+    pub fn topics(&self, prefix: &str) -> impl Iterator<Item = Topic> {
+        let prefix: Arc<str> = prefix.into();
+        let mut pairs = self.topics.from(Arc::clone(&prefix)).peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let (topic, _) = pairs.peek().filter(|(topic, _)| topic.starts_with(&*prefix))?;
+                let topic = Arc::clone(topic);
+                let mut sessions = Vec::new();
+                while let Some((_, epoch)) = pairs.next_if(|(of, _)| *of == topic) {
+                    sessions.extend(self.sessions.contains_key(epoch).then_some(*epoch));
+                }
+                if !sessions.is_empty() {
+                    return Some(Topic { topic, sessions });
+                }
+            }
+        })
+    }
+
+    /// The live sessions that have subscribers of a topic, in order.
+    pub fn sessions_of(&self, topic: &str) -> Vec<Epoch> {
+        self.topics.sessions(&topic.into()).filter(|epoch| self.sessions.contains_key(epoch)).collect()
+    }
+
+    /// The topics of a live session, by name, from the first one after `after`.
+    pub fn topics_of(&self, epoch: Epoch, after: Option<&Arc<str>>) -> impl Iterator<Item = &Arc<str>> {
+        let alive = self.sessions.contains_key(&epoch);
+        alive.then(|| self.topics.of_session(epoch, after)).into_iter().flatten()
+    }
+
+    /// The topics that the end of a session left, each as an [`Event::TopicLeft`]; the counterpart of [`Self::closed_by`].
+    pub fn left_by(&self, epoch: Epoch, after: Option<&Arc<str>>) -> impl Iterator<Item = Event> {
+        self.ended.get(&epoch).into_iter().flat_map(move |ended| {
+            let gateway = &ended.session.gateway;
+            self.topics.of_session(epoch, after).map(move |topic| Event::TopicLeft {
+                topic: Arc::clone(topic),
+                epoch,
+                gateway: Arc::clone(gateway),
+            })
         })
     }
 
@@ -198,6 +304,9 @@ impl Directory {
         const CONNECTION_BYTES: u64 = 124;
         const USER_BYTES: u64 = 68;
         const SESSION_BYTES: u64 = 512;
+        // By the sizes of the structures: both sides of a topic's pair; a contest with its two connections, or a ban.
+        const TOPIC_BYTES: u64 = 128;
+        const INVOLVED_BYTES: u64 = 256;
         let held = self.live + self.ended.values().map(|ended| ended.held).sum::<u64>();
         let sessions = (self.sessions.len() + self.gateways.len()) as u64;
         let outcomes = self.sessions.values().flat_map(|alive| alive.window.done()).map(|done| done.ops.len());
@@ -205,6 +314,8 @@ impl Directory {
             + held * CONNECTION_BYTES
             + self.users.len() as u64 * USER_BYTES
             + sessions * SESSION_BYTES
+            + (self.topics.len() as u64) * TOPIC_BYTES
+            + (self.involved.len() + self.bans.len()) as u64 * INVOLVED_BYTES
             + (outcomes.sum::<usize>() * size_of::<OpOutcome>()) as u64
     }
 }

@@ -36,11 +36,13 @@ impl Directory {
         let live: Vec<Epoch> = self.sessions().map(|live| live.epoch).collect();
         for epoch in live {
             // Nobody watches, so nobody is told.
-            self.end(epoch, Reason::Expired, &mut Applied::default());
+            self.end(epoch, Reason::Expired, true, &mut Applied::default());
         }
         let ended: Vec<Epoch> = self.ended_sessions().map(|ended| ended.epoch).collect();
         for epoch in ended {
-            self.reclaim(epoch, u32::MAX);
+            self.release_claims(epoch);
+            // All sessions are over, so nothing that waits is granted.
+            self.reclaim(epoch, u32::MAX, &mut Vec::new());
         }
         Ok(self)
     }
@@ -69,7 +71,8 @@ mod tests {
                 serial,
                 user: format!("user-{serial}").into(),
                 device: "web".into(),
-                policy: Policy::Multi { max: 9 },
+                policy: Policy::multi(9),
+                since: None,
                 connected_at_ms: 5,
                 remote: None,
                 meta: None,
@@ -92,7 +95,7 @@ mod tests {
         apply(&mut directory, batch(1, 1..2000));
         apply(&mut directory, batch(2, 1..300));
         // One session has ended and is only half reclaimed.
-        apply(&mut directory, Command::EndSession { epoch: 2, reason: Reason::Died });
+        apply(&mut directory, Command::EndSession { epoch: 2, reason: Reason::Died, fenced: true });
         apply(&mut directory, Command::Reclaim { epoch: 2, limit: 100 });
         directory
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Reason;
 use super::ids::{Epoch, Serial};
 use super::limits::BATCHES_IN_FLIGHT_MAX;
-use super::outcome::{BatchDone, BatchRefused, Session};
+use super::outcome::{BatchDone, BatchRefused, Connection, Session};
 
 /// A session that is alive.
 #[derive(Debug, Clone)]
@@ -17,9 +17,19 @@ pub(super) struct Alive {
     pub(super) session: Arc<Session>,
     /// Connections that it holds.
     pub(super) connections: u64,
+    /// Those of them that claim something for themselves alone.
+    pub(super) exclusive: u64,
+    /// Topics of which it has subscribers.
+    pub(super) topics: u64,
     /// The largest serial that it asked for.
     pub(super) last_serial: Option<Serial>,
     pub(super) window: Window,
+}
+
+impl Alive {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        Self { session, connections: 0, exclusive: 0, topics: 0, last_serial: None, window: Window::default() }
+    }
 }
 
 /// A session that is over and still holds memory.
@@ -27,8 +37,45 @@ pub(super) struct Alive {
 pub(super) struct Ended {
     pub(super) session: Arc<Session>,
     pub(super) reason: Reason,
-    /// Connections that are still held, at least one.
+    /// Connections that are still held.
     pub(super) held: u64,
+    /// Whether its exclusive connections keep their claims, because they may still be served.
+    pub(super) claims: bool,
+}
+
+/// By how much the connections of sessions change in one entry.
+#[derive(Debug, Default)]
+pub(super) struct Counts(Vec<(Epoch, Change)>);
+
+/// By how much those of one session do.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Change {
+    pub(super) connections: i64,
+    pub(super) exclusive: i64,
+}
+
+impl Counts {
+    pub(super) fn opened(&mut self, epoch: Epoch, connection: &Connection) {
+        self.add(epoch, connection, 1);
+    }
+
+    pub(super) fn closed(&mut self, epoch: Epoch, connection: &Connection) {
+        self.add(epoch, connection, -1);
+    }
+
+    fn add(&mut self, epoch: Epoch, connection: &Connection, by: i64) {
+        let at = self.0.iter().position(|(of, _)| *of == epoch).unwrap_or_else(|| {
+            self.0.push((epoch, Change::default()));
+            self.0.len() - 1
+        });
+        let change = &mut self.0[at].1;
+        change.connections += by;
+        change.exclusive += if connection.claim.is_some() { by } else { 0 };
+    }
+
+    pub(super) fn changes(self) -> impl Iterator<Item = (Epoch, Change)> {
+        self.0.into_iter()
+    }
 }
 
 /// The process that opened the latest session under a gateway's name. Outlives the session, to recognise late copies of

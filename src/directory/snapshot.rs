@@ -3,9 +3,9 @@
 //! ```text
 //! "SWBDSNAP"  format u32  { length u32  checksum u32  payload }...
 //! ```
-//! Numbers are little-endian. The payloads, put together, are records in postcard: a head, the gateways by name, the live
-//! sessions by epoch, each followed by the outcomes of its latest batches, the ended sessions by epoch, the connections by
-//! id, and an end that counts the records. A record is never divided between blocks. The checksum (CRC-32) of a block is of
+//! Numbers are little-endian. The payloads, put together, are records in postcard: a head, the gateways by name, the bans by
+//! user, the live sessions by epoch, each followed by the outcomes of its latest batches, the ended sessions by epoch, the
+//! connections by id, the contests by user, those involved in them by id, the topics, and an end that counts the records. A record is never divided between blocks. The checksum (CRC-32) of a block is of
 //! the whole stream up to its end, so a block that is missing, repeated or displaced is noticed like one that is damaged.
 //! The index of users and the counts are not written; they follow from the connections.
 
@@ -15,7 +15,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::bans::Banned;
 use super::command::Reason;
+use super::contest::{Contest, Involved};
 use super::ids::{ConnectionId, Epoch, Revision, Serial};
 use super::outcome::{BatchDone, Connection, Session};
 use super::sessions::{Alive, Ended, Incumbent, Window};
@@ -25,7 +27,7 @@ use super::users::hash_of;
 const MAGIC: &[u8; 8] = b"SWBDSNAP";
 
 /// Changes whenever a record does.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A block is closed once it has this many bytes; the last record may exceed it.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -57,10 +59,14 @@ impl From<SnapshotError> for io::Error {
 enum Record {
     Head { revision: Revision },
     Gateway { name: Arc<str>, incumbent: Incumbent },
+    Ban { user: Arc<str>, banned: Banned },
     Session { epoch: Epoch, session: Arc<Session>, last_serial: Option<Serial>, last_batch: u64 },
     Batch(BatchDone),
-    Ended { epoch: Epoch, session: Arc<Session>, reason: Reason },
+    Ended { epoch: Epoch, session: Arc<Session>, reason: Reason, claims: bool },
     Connection { id: ConnectionId, connection: Arc<Connection> },
+    Contest { user: Arc<str>, contest: Arc<Contest> },
+    Involved { id: ConnectionId, involved: Involved },
+    Topic { topic: Arc<str>, epoch: Epoch },
     End { records: u64 },
 }
 
@@ -75,6 +81,9 @@ impl Directory {
         for (name, incumbent) in &self.gateways {
             blocks.put(&Record::Gateway { name: Arc::clone(name), incumbent: incumbent.clone() })?;
         }
+        for (user, banned) in &self.bans {
+            blocks.put(&Record::Ban { user: Arc::clone(user), banned: banned.clone() })?;
+        }
         for (epoch, alive) in &self.sessions {
             let (session, last_batch) = (Arc::clone(&alive.session), alive.window.last());
             blocks.put(&Record::Session { epoch: *epoch, session, last_serial: alive.last_serial, last_batch })?;
@@ -83,11 +92,20 @@ impl Directory {
             }
         }
         for (epoch, ended) in &self.ended {
-            let session = Arc::clone(&ended.session);
-            blocks.put(&Record::Ended { epoch: *epoch, session, reason: ended.reason })?;
+            let (session, reason, claims) = (Arc::clone(&ended.session), ended.reason, ended.claims);
+            blocks.put(&Record::Ended { epoch: *epoch, session, reason, claims })?;
         }
         for (id, connection) in self.pages.iter() {
             blocks.put(&Record::Connection { id, connection: Arc::clone(connection) })?;
+        }
+        for (user, contest) in &self.contests {
+            blocks.put(&Record::Contest { user: Arc::clone(user), contest: Arc::clone(contest) })?;
+        }
+        for (id, involved) in &self.involved {
+            blocks.put(&Record::Involved { id: *id, involved: involved.clone() })?;
+        }
+        for (topic, epoch) in self.topics.iter() {
+            blocks.put(&Record::Topic { topic: Arc::clone(topic), epoch: *epoch })?;
         }
         blocks.end()
     }
@@ -147,10 +165,14 @@ impl Loading {
         let stage = match &record {
             Record::Head { .. } => 0,
             Record::Gateway { .. } => 1,
-            Record::Session { .. } | Record::Batch(_) => 2,
-            Record::Ended { .. } => 3,
-            Record::Connection { .. } => 4,
-            Record::End { .. } => 5,
+            Record::Ban { .. } => 2,
+            Record::Session { .. } | Record::Batch(_) => 3,
+            Record::Ended { .. } => 4,
+            Record::Connection { .. } => 5,
+            Record::Contest { .. } => 6,
+            Record::Involved { .. } => 7,
+            Record::Topic { .. } => 8,
+            Record::End { .. } => 9,
         };
         if stage < self.stage || (stage == 0) != (self.records == 0) {
             return Err("records are out of order");
@@ -165,7 +187,7 @@ impl Loading {
             }
             Record::Session { epoch, session, last_serial, last_batch } => {
                 ascends(state.sessions.get_max().map(|(last, _)| last), &epoch)?;
-                let alive = Alive { session, connections: 0, last_serial, window: Window::ending_at(last_batch) };
+                let alive = Alive { last_serial, window: Window::ending_at(last_batch), ..Alive::new(session) };
                 state.sessions.insert(epoch, Arc::new(alive));
             }
             Record::Batch(done) => {
@@ -173,11 +195,24 @@ impl Loading {
                 let alive = epoch.and_then(|epoch| state.sessions.get_mut(&epoch)).ok_or("a batch has no session")?;
                 Arc::make_mut(alive).window.restore(done);
             }
-            Record::Ended { epoch, session, reason } => {
+            Record::Ban { user, banned } => {
+                ascends(state.bans.get_max().map(|(last, _)| last), &user)?;
+                state.bans.insert(user, banned);
+            }
+            Record::Ended { epoch, session, reason, claims } => {
                 ascends(state.ended.get_max().map(|(last, _)| last), &epoch)?;
-                state.ended.insert(epoch, Ended { session, reason, held: 0 });
+                state.ended.insert(epoch, Ended { session, reason, held: 0, claims });
             }
             Record::Connection { id, connection } => self.take_connection(id, Arc::unwrap_or_clone(connection))?,
+            Record::Contest { user, contest } => {
+                ascends(state.contests.get_max().map(|(last, _)| last), &user)?;
+                state.contests.insert(user, contest);
+            }
+            Record::Involved { id, involved } => {
+                ascends(state.involved.get_max().map(|(last, _)| last), &id)?;
+                state.involved.insert(id, involved);
+            }
+            Record::Topic { topic, epoch } => self.take_topic(&topic, epoch)?,
             Record::End { records } => return self.take_end(records).map(|()| true),
         }
         self.records += 1;
@@ -192,7 +227,9 @@ impl Loading {
             if Some(id.serial) > alive.last_serial {
                 return Err("a connection is newer than its session says");
             }
-            Arc::make_mut(alive).connections += 1;
+            let alive = Arc::make_mut(alive);
+            alive.connections += 1;
+            alive.exclusive += u64::from(read.claim.is_some());
             state.live += 1;
         } else {
             state.ended.get_mut(&id.epoch).ok_or("a connection has no session")?.held += 1;
@@ -200,6 +237,18 @@ impl Loading {
         let connection = Connection { device: state.devices.share(&read.device), ..read };
         self.index.push((hash_of(&connection.user), id));
         state.put(id, Arc::new(connection));
+        Ok(())
+    }
+
+    fn take_topic(&mut self, topic: &Arc<str>, epoch: Epoch) -> Result<(), &'static str> {
+        let state = &mut self.state;
+        ascends(state.topics.last(), &(Arc::clone(topic), epoch))?;
+        if let Some(alive) = state.sessions.get_mut(&epoch) {
+            Arc::make_mut(alive).topics += 1;
+        } else if !state.ended.contains_key(&epoch) {
+            return Err("a topic has no session");
+        }
+        state.topics.insert(topic, epoch);
         Ok(())
     }
 
@@ -226,8 +275,8 @@ impl Loading {
         if records != self.records {
             return Err("records are missing");
         }
-        if state.ended.iter().any(|(epoch, ended)| ended.held == 0 || state.sessions.contains_key(epoch)) {
-            return Err("a session that holds nothing is not yet reclaimed");
+        if state.ended.keys().any(|epoch| state.sessions.contains_key(epoch)) {
+            return Err("a session is both alive and ended");
         }
         if state.sessions.values().any(|alive| !alive.window.is_plausible()) {
             return Err("batches are missing");

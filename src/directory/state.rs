@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::bans::Banned;
 use super::command::{Command, Entry, GatewayAddresses, OpenSession, Reason};
+use super::contest::{Contest, Involved, ids_of};
 use super::ids::{ConnectionId, Epoch, Revision};
 use super::interner::Interner;
 use super::limits::{TEXT_BYTES_MAX, is_name};
 use super::outcome::{Applied, Connection, Event, Invalid, OpenRefused, Outcome, Session, SessionEnd};
 use super::pages::Pages;
-use super::sessions::{Alive, Ended, Incumbent, Window};
+use super::sessions::{Alive, Change, Counts, Ended, Incumbent};
+use super::topics::Topics;
 use super::users::{Held, Users, hash_of};
 
 /// Which user is connected where.
@@ -27,6 +30,11 @@ pub struct Directory {
     pub(super) gateways: OrdMap<Arc<str>, Incumbent>,
     pub(super) pages: Pages,
     pub(super) users: Users,
+    pub(super) contests: OrdMap<Arc<str>, Arc<Contest>>,
+    /// Connections that take part in a contest or are to be closed.
+    pub(super) involved: OrdMap<ConnectionId, Involved>,
+    pub(super) topics: Topics,
+    pub(super) bans: OrdMap<Arc<str>, Banned>,
     /// Connections of live sessions.
     pub(super) live: u64,
     /// Bytes of text of all connections that are held.
@@ -56,9 +64,17 @@ impl Directory {
                     let alone = opens == 1;
                     Outcome::Opened(if alone { self.open(open, &mut applied) } else { Err(OpenRefused::NotAlone) })
                 }
-                Command::EndSession { epoch, reason } => Outcome::Ended(self.end(*epoch, *reason, &mut applied)),
+                Command::EndSession { epoch, reason, fenced } => {
+                    Outcome::Ended(self.end(*epoch, *reason, *fenced, &mut applied))
+                }
+                Command::ReleaseClaims { epoch } => Outcome::ClaimsReleased(self.release_claims(*epoch)),
                 Command::Batch(batch) => Outcome::Batch(self.batch(batch, &mut applied.events)),
-                Command::Reclaim { epoch, limit } => Outcome::Reclaimed { left: self.reclaim(*epoch, *limit) },
+                Command::Reclaim { epoch, limit } => {
+                    Outcome::Reclaimed { left: self.reclaim(*epoch, *limit, &mut applied.events) }
+                }
+                Command::Disconnect(disconnect) => Outcome::Asked(self.disconnect(disconnect, &mut applied.events)),
+                Command::Ban { user, ban } => Outcome::Banned(self.ban(user, ban, &mut applied.events)),
+                Command::Unban { user, made } => Outcome::Unbanned(self.unban(user, *made)),
             };
             applied.outcomes.push(outcome);
         }
@@ -82,7 +98,8 @@ impl Directory {
                 if open.attempt <= incumbent.attempt {
                     return alive.map(|_| incumbent.epoch).ok_or(OpenRefused::Stale);
                 }
-                self.end(incumbent.epoch, Reason::Replaced, applied);
+                // Where its sockets are, only the process knows: it registers them again, or their claims run out.
+                self.end(incumbent.epoch, Reason::Replaced, false, applied);
             } else if let Some(alive) = alive {
                 let (nonce, addresses) = (incumbent.nonce, alive.session.addresses.clone());
                 return Err(OpenRefused::Conflict { epoch: incumbent.epoch, nonce, addresses });
@@ -98,21 +115,27 @@ impl Directory {
         });
         let incumbent = Incumbent { nonce: Arc::clone(&open.nonce), attempt: open.attempt, epoch };
         self.gateways.insert(Arc::clone(&open.gateway), incumbent);
-        let alive =
-            Alive { session: Arc::clone(&session), connections: 0, last_serial: None, window: Window::default() };
-        self.sessions.insert(epoch, Arc::new(alive));
+        self.sessions.insert(epoch, Arc::new(Alive::new(Arc::clone(&session))));
         applied.events.push(Event::SessionOpened { epoch, session });
         Ok(epoch)
     }
 
-    /// Ends a session in O(1): its connections are no longer live because it is not; their memory waits for `reclaim`.
-    pub(super) fn end(&mut self, epoch: Epoch, reason: Reason, applied: &mut Applied) -> bool {
-        let Some(alive) = self.sessions.remove(&epoch) else { return false };
+    /// Ends a session in O(1): its connections are no longer live because it is not; the rest waits for `reclaim`. A session
+    /// that has ended already and is now known to have been fenced releases its claims.
+    pub(super) fn end(&mut self, epoch: Epoch, reason: Reason, fenced: bool, applied: &mut Applied) -> bool {
+        let Some(alive) = self.sessions.remove(&epoch) else {
+            if fenced {
+                self.release_claims(epoch);
+            }
+            return false;
+        };
         let session = Arc::clone(&alive.session);
         let gateway = Arc::clone(&session.gateway);
         self.live -= alive.connections;
-        if alive.connections > 0 {
-            self.ended.insert(epoch, Ended { session, reason, held: alive.connections });
+        let involved = self.involved.range(ids_of(epoch)).next().is_some();
+        if alive.connections > 0 || alive.topics > 0 || involved {
+            let claims = !fenced && (alive.exclusive > 0 || involved);
+            self.ended.insert(epoch, Ended { session, reason, held: alive.connections, claims });
         }
         let n = applied.events.len();
         applied.events.push(Event::SessionEnded { epoch, gateway, reason });
@@ -120,20 +143,58 @@ impl Directory {
         true
     }
 
-    /// Frees at most `limit` connections of an ended session, lowest serials first, and says how many are left.
-    pub(super) fn reclaim(&mut self, epoch: Epoch, limit: u32) -> u64 {
+    /// Nothing of an ended session is served any more. What waited for that is granted by `reclaim`.
+    pub(super) fn release_claims(&mut self, epoch: Epoch) -> bool {
+        let Some(ended) = self.ended.get_mut(&epoch) else { return false };
+        std::mem::take(&mut ended.claims)
+    }
+
+    /// Grants what waited for an ended session, then frees its connections, lowest serials first, and its topics: `limit` of
+    /// all of them at most. Says how many connections are left.
+    pub(super) fn reclaim(&mut self, epoch: Epoch, limit: u32, events: &mut Vec<Event>) -> u64 {
         let Some(ended) = self.ended.get(&epoch) else { return 0 };
-        let left = ended.held.saturating_sub(u64::from(limit));
-        let slice: Vec<ConnectionId> = self.pages.scan(epoch, None).take(limit as usize).map(|(id, _)| id).collect();
+        let (held, mut limit) = (ended.held, limit as usize);
+        if ended.claims {
+            return held;
+        }
+        let involved: Vec<_> = self.involved.range(ids_of(epoch)).take(limit).map(|(id, _)| *id).collect();
+        limit -= involved.len();
+        let mut counts = Counts::default();
+        for id in involved {
+            let Some(user) = self.withdraw(id) else { continue };
+            let online = self.is_online(&user);
+            let granted = self.settle(&user, &mut counts);
+            self.tell_granted(granted, !online, events);
+        }
+        self.recount(counts);
+        let slice: Vec<ConnectionId> = self.pages.scan(epoch, None).take(limit).map(|(id, _)| id).collect();
+        limit -= slice.len();
+        let left = held - slice.len() as u64;
         for id in slice {
             self.take(id);
         }
-        if left == 0 {
+        let topics: Vec<_> = self.topics.of_session(epoch, None).take(limit).cloned().collect();
+        for topic in &topics {
+            self.topics.remove(topic, epoch);
+        }
+        if topics.len() < limit {
             self.ended.remove(&epoch);
         } else if let Some(ended) = self.ended.get_mut(&epoch) {
             ended.held = left;
         }
         left
+    }
+
+    /// Notes by how much the connections of sessions changed.
+    pub(super) fn recount(&mut self, counts: Counts) {
+        for (epoch, Change { connections, exclusive }) in counts.changes() {
+            if let Some(alive) = self.sessions.get_mut(&epoch) {
+                let alive = Arc::make_mut(alive);
+                alive.connections = alive.connections.strict_add_signed(connections);
+                alive.exclusive = alive.exclusive.strict_add_signed(exclusive);
+                self.live = self.live.strict_add_signed(connections);
+            }
+        }
     }
 
     /// A user's name, shared with the connections that it has already.
@@ -220,7 +281,8 @@ mod tests {
             serial,
             user: user.into(),
             device: "web".into(),
-            policy: Policy::Multi { max: 2 },
+            policy: Policy::multi(2),
+            since: None,
             connected_at_ms: 5,
             remote: None,
             meta: None,
@@ -247,7 +309,7 @@ mod tests {
         apply(&mut directory, vec![open("gw-1")]);
         apply(&mut directory, vec![open("gw-2")]);
         batch(&mut directory, 1, (1..=100).map(|n| register(n, &format!("u{}", n / 2))).collect());
-        let ended = apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Died }]);
+        let ended = apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Died, fenced: true }]);
         assert!(matches!(ended.events[..], [Event::SessionEnded { epoch: 1, reason: Reason::Died, .. }]));
         assert_eq!(directory.connections_of("u7").len(), 0);
         assert_eq!(directory.scan(None).count(), 0);
@@ -290,9 +352,9 @@ mod tests {
         let applied = apply(
             &mut directory,
             vec![
-                Command::EndSession { epoch: 1, reason: Reason::Expired },
+                Command::EndSession { epoch: 1, reason: Reason::Expired, fenced: true },
                 Command::Batch(Batch { epoch: 2, seq: None, ops: vec![register(2, "c")] }),
-                Command::EndSession { epoch: 2, reason: Reason::Expired },
+                Command::EndSession { epoch: 2, reason: Reason::Expired, fenced: true },
             ],
         );
         let told: Vec<Vec<(u64, bool)>> = applied
@@ -319,7 +381,7 @@ mod tests {
         apply(&mut directory, vec![open("gw-2")]);
         batch(&mut directory, 1, (1..=5000).map(|n| register(n, &format!("user-{n}"))).collect());
         batch(&mut directory, 2, (1..=9).map(|n| register(n * 1000, &format!("user-{n}"))).collect());
-        apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Closed }]);
+        apply(&mut directory, vec![Command::EndSession { epoch: 1, reason: Reason::Closed, fenced: true }]);
         let mut bytes = Vec::new();
         directory.write_to(&mut bytes).unwrap();
         let mut read = Directory::read_from(&mut bytes.as_slice()).unwrap();

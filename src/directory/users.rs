@@ -242,6 +242,7 @@ mod tests {
             remote: None,
             meta: None,
             meta_version: 1,
+            claim: None,
         };
         pages.put(id, Arc::new(connection));
     }

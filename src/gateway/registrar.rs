@@ -275,7 +275,7 @@ impl<A: Ask> Registrar<A> {
         let Some(done) = sent.done else { return };
         for (handle, outcome) in sent.handles.iter().zip(done.ops.iter()) {
             let code = match outcome {
-                OpOutcome::Registered { granted } => {
+                OpOutcome::Registered { granted, .. } => {
                     let bound = Bound { epoch: sent.batch.epoch, granted: *granted };
                     handle.grant(bound, done.revision);
                     continue;

@@ -191,7 +191,9 @@ impl<A: Ask> Keeper<A> {
     }
 
     async fn end(&self, epoch: Epoch) {
-        let body = RequestBody::EndSession { epoch, reason: Reason::Drained };
+        // All sockets are closed, or will be: the lease is lost first, and with it whatever is exclusive.
+        self.lease.lose();
+        let body = RequestBody::EndSession { epoch, reason: Reason::Drained, fenced: true };
         let told = timeout(END_TIMEOUT, async {
             while let Err(failure) = self.ask.ask_once(body.clone()).await {
                 tracing::debug!(epoch, %failure, "the session is not ended yet");

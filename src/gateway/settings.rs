@@ -238,7 +238,7 @@ impl Settings {
     }
 
     pub(super) fn policy(&self) -> Policy {
-        Policy::Multi { max: self.max }
+        Policy::multi(self.max)
     }
 
     pub(super) fn lease_ms(&self) -> u32 {

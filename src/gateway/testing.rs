@@ -58,7 +58,7 @@ impl World {
     }
 
     pub(super) fn end_session(&self, epoch: Epoch) {
-        self.state().apply(Command::EndSession { epoch, reason: Reason::Expired });
+        self.state().apply(Command::EndSession { epoch, reason: Reason::Expired, fenced: true });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

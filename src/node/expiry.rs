@@ -130,7 +130,7 @@ impl Expiry {
 
     /// Proposes the ending of a session. The log decides; whatever the outcome, its renewals then go by the state machine.
     async fn end(&self, leadership: &Leadership, epoch: Epoch, late: Duration) {
-        let command = Command::EndSession { epoch, reason: Reason::Expired };
+        let command = Command::EndSession { epoch, reason: Reason::Expired, fenced: true };
         let entry = Entry { at_ms: clock::wall_ms(), commands: vec![command] };
         let result = self.raft.propose_as(leadership, encode_entry(&entry).into()).await;
         match result {

@@ -48,6 +48,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     granted: Option<Revision>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<&'a serde_json::value::RawValue>,
@@ -224,6 +226,7 @@ fn blank(revision: Revision) -> Line<'static> {
         gateway: None,
         epoch: None,
         granted: None,
+        topic: None,
         device: None,
         meta: None,
         meta_version: None,
@@ -266,6 +269,14 @@ fn lines<'a>(event: &'a Event, revision: Revision, at: &'a str) -> Vec<Line<'a>>
             let mut lines = vec![Line { reason: Some(*reason), ..closed }];
             lines.extend(last.then(|| of_user("user.offline", user)));
             lines
+        }
+        // Nothing has changed yet: what its gateway does about it is told.
+        Event::ReleaseAsked { .. } => Vec::new(),
+        Event::TopicJoined { topic, epoch, gateway } => {
+            vec![Line { topic: Some(topic), ..of("topic.joined", gateway, *epoch) }]
+        }
+        Event::TopicLeft { topic, epoch, gateway } => {
+            vec![Line { topic: Some(topic), ..of("topic.left", gateway, *epoch) }]
         }
         Event::MetaChanged { id, user, gateway, granted, meta, version } => {
             let changed = of_connection("meta.changed", id, user, gateway, *granted);

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::replicated::{decode_entry, encode_entry};
 use crate::directory::{
-    Applied, Batch, BatchDone, BatchRefused, Command, Connection, ConnectionId, Directory, Entry, Event,
-    GatewayAddresses, Op, OpOutcome, OpRefused, OpenSession, Policy, Reason, Register, Session,
+    Applied, Ban, Batch, BatchDone, BatchRefused, Command, Connection, ConnectionId, Directory, Disconnect, Entry,
+    Event, GatewayAddresses, Handover, Op, OpOutcome, OpRefused, OpenSession, Owner, Per, Policy, Reason, Register,
+    Release, Session, Whom,
 };
 use crate::wire::http;
 use crate::wire::peer::{
@@ -49,11 +50,29 @@ fn register(serial: u64, user: &str) -> Register {
         serial,
         user: user.into(),
         device: "web".into(),
-        policy: Policy::Multi { max: 16 },
+        policy: Policy::multi(16),
+        since: None,
         connected_at_ms: 1_700_000_000_123,
         remote: Some("203.0.113.7:4711".into()),
         meta: Some("{\"a\":1}".into()),
     }
+}
+
+fn ban() -> Ban {
+    Ban { until_ms: Some(1_700_000_000_789), reason: Some("spam".into()) }
+}
+
+fn disconnect() -> Disconnect {
+    let except = vec![ConnectionId { epoch: 4, serial: 3 }];
+    Disconnect {
+        whom: Whom::User { user: "alice".into(), devices: vec!["ios".into()], except },
+        release: Release { code: 4003, reason: Some("moved".into()) },
+    }
+}
+
+/// A registration of which others depend.
+fn exclusive(serial: u64, policy: Policy, since: Option<u64>) -> Op {
+    Op::Register(Register { policy, since, ..register(serial, "dora") })
 }
 
 /// Entries with every command and operation, in an order in which all of them do something.
@@ -64,13 +83,34 @@ fn entries() -> Vec<Entry> {
         Op::Meta { serial: 1, meta: "{\"b\":2}".into(), if_version: Some(1) },
         Op::Unregister { serial: 2, reason: Reason::Closed },
     ];
+    const NEWEST: Policy = Policy::NewestWins { per: Per::Device, handover: Handover::Wait };
+    let exclusives = vec![
+        exclusive(1, Policy::OldestWins { per: Per::User }, None),
+        exclusive(2, Policy::NewestWins { per: Per::User, handover: Handover::Immediate }, None),
+        exclusive(3, NEWEST, None),
+        Op::Join { topics: vec!["room:7".into(), "room:8".into()] },
+        Op::Leave { topics: vec!["room:8".into()] },
+    ];
     let commands = [
         vec![Command::OpenSession(open("gw-1"))],
         vec![Command::Batch(Batch { epoch: EPOCH, seq: Some(1), ops })],
         vec![Command::OpenSession(open("gw-2"))],
         vec![Command::Batch(Batch { epoch: 7, seq: None, ops: vec![Op::Register(register(9, "carol"))] })],
-        vec![Command::EndSession { epoch: 7, reason: Reason::Expired }],
+        vec![Command::EndSession { epoch: 7, reason: Reason::Expired, fenced: true }],
         vec![Command::Reclaim { epoch: 7, limit: 0 }],
+        vec![Command::OpenSession(open("gw-3"))],
+        vec![Command::Batch(Batch { epoch: 11, seq: Some(1), ops: exclusives })],
+        vec![Command::Disconnect(disconnect())],
+        vec![Command::Disconnect(Disconnect {
+            whom: Whom::Connection(ConnectionId { epoch: EPOCH, serial: 1 }),
+            release: Release { code: 4500, reason: None },
+        })],
+        vec![Command::Ban { user: "bob".into(), ban: ban() }, Command::Ban { user: "eve".into(), ban: ban() }],
+        vec![Command::Unban { user: "eve".into(), made: Some(15) }],
+        vec![Command::OpenSession(open("gw-4"))],
+        vec![Command::Batch(Batch { epoch: 17, seq: None, ops: vec![exclusive(1, NEWEST, Some(3))] })],
+        vec![Command::EndSession { epoch: 17, reason: Reason::Died, fenced: false }],
+        vec![Command::ReleaseClaims { epoch: 17 }],
     ];
     commands.into_iter().map(|commands| Entry { at_ms: 1_700_000_000_456, commands }).collect()
 }
@@ -90,7 +130,7 @@ fn log_entries_keep_their_form() {
         assert_eq!(decode_entry(&bytes).unwrap(), entry);
         all.extend(bytes);
     }
-    fixture::check(&at("entry-1.hex"), &all);
+    fixture::check(&at("entry-2.hex"), &all);
 }
 
 #[test]
@@ -100,7 +140,7 @@ fn a_state_keeps_its_form() {
     directory.write_to(&mut bytes).unwrap();
     let read = Directory::read_from(&mut bytes.as_slice()).unwrap();
     assert_eq!(read.digest(), directory.digest());
-    fixture::check(&at("state-1.hex"), &bytes);
+    fixture::check(&at("state-2.hex"), &bytes);
 }
 
 #[test]
@@ -117,7 +157,7 @@ fn greetings_keep_their_form() {
         HelloAnswer::Accepted {
             name: "node 1".to_owned(),
             nonce: "n1".into(),
-            version: 1,
+            version: 2,
             cluster: Some(ClusterMark { id: 1001, revision: 300 }),
         },
         HelloAnswer::Refused { why: "another cluster".to_owned() },
@@ -126,13 +166,16 @@ fn greetings_keep_their_form() {
 }
 
 #[test]
-fn requests_of_version_1_keep_their_form() {
+fn requests_of_version_2_keep_their_form() {
     let Some(Command::Batch(batch)) = entries()[1].commands.first().cloned() else { unreachable!("it is a batch") };
     let bodies = [
         RequestBody::OpenSession(open("gw-1")),
-        RequestBody::EndSession { epoch: EPOCH, reason: Reason::Drained },
+        RequestBody::EndSession { epoch: EPOCH, reason: Reason::Drained, fenced: true },
         RequestBody::Batch(batch),
         RequestBody::Renew { epoch: EPOCH, handled: 900 },
+        RequestBody::Disconnect(disconnect()),
+        RequestBody::Ban { user: "bob".into(), ban: ban() },
+        RequestBody::Unban { user: "bob".into() },
         RequestBody::Leases,
         RequestBody::Cluster,
         RequestBody::Members,
@@ -141,12 +184,25 @@ fn requests_of_version_1_keep_their_form() {
         RequestBody::Change(GroupChange::Remove { id: 4 }),
         RequestBody::Change(GroupChange::TransferLeader { to: 2 }),
     ];
-    check("request-1.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
+    check("request-2.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
     let ops = [
-        OpOutcome::Registered { granted: 6 },
+        OpOutcome::Registered { granted: 6, superseded: Box::new([ConnectionId { epoch: 4, serial: 3 }]) },
+        OpOutcome::Pending,
+        OpOutcome::Topics { changed: 1 },
         OpOutcome::Unregistered { existed: true },
         OpOutcome::MetaSet { version: 2 },
         OpOutcome::Refused(OpRefused::ConnectionLimit { max: 16 }),
+        OpOutcome::Refused(OpRefused::Conflict {
+            owner: Box::new(Owner {
+                id: ConnectionId { epoch: 4, serial: 3 },
+                gateway: "gw-1".into(),
+                device: "web".into(),
+                granted: 5,
+                live: true,
+            }),
+        }),
+        OpOutcome::Refused(OpRefused::Superseded { by: ConnectionId { epoch: 4, serial: 3 } }),
+        OpOutcome::Refused(OpRefused::Banned(Box::new(ban()))),
     ];
     let done = BatchDone { revision: 6, ops: Arc::from(ops) };
     let refused = |kind| ChangeRefused { kind, why: "no such node".to_owned() };
@@ -157,15 +213,26 @@ fn requests_of_version_1_keep_their_form() {
         Answer::Ended { existed: true },
         Answer::Batch(Ok(done)),
         Answer::Batch(Err(BatchRefused::Gap { expected: 3 })),
-        Answer::Renewed { lease_ms: 3000, release: vec![ConnectionId { epoch: EPOCH, serial: 1 }] },
+        Answer::Renewed {
+            lease_ms: 3000,
+            release: vec![(ConnectionId { epoch: EPOCH, serial: 1 }, Release::superseded())],
+            revision: 9,
+        },
         Answer::Gone,
+        Answer::Asked { connections: vec![ConnectionId { epoch: EPOCH, serial: 1 }], revision: 9 },
+        Answer::Unbanned { existed: true, revision: 9 },
         Answer::Leases(vec![(EPOCH, 2411)]),
         Answer::Cluster(http::Cluster { members: vec![http::Member::default()], ..http::Cluster::default() }),
         Answer::Changed(Ok(7)),
         Answer::Changed(Err(refused(ChangeRefusal::NoMember))),
         Answer::Changed(Err(refused(ChangeRefusal::Conflict))),
     ];
-    let failures = [
+    let results = answers.into_iter().map(Ok).chain(failures().into_iter().map(Err));
+    check("response-2.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
+}
+
+fn failures() -> [Failure; 7] {
+    [
         Failure::NotLeader { leader: Some((2, "node-2:7200".to_owned())) },
         Failure::NoQuorum,
         Failure::Overloaded,
@@ -173,13 +240,11 @@ fn requests_of_version_1_keep_their_form() {
         Failure::Refused { why: "a batch has at most 4,096 operations".to_owned() },
         Failure::Unknown,
         Failure::ShutOut { why: "this node was removed".to_owned() },
-    ];
-    let results = answers.into_iter().map(Ok).chain(failures.into_iter().map(Err));
-    check("response-1.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
+    ]
 }
 
 #[test]
-fn the_watch_of_version_1_keeps_its_form() {
+fn the_watch_of_version_2_keeps_its_form() {
     let (_, applied) = applied();
     let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
     let open = open("gw-1");
@@ -197,7 +262,8 @@ fn the_watch_of_version_1_keeps_its_form() {
         connected_at_ms: 1_700_000_000_123,
         remote: None,
         meta: None,
-        meta_version: 1,
+        meta_version: 2,
+        claim: Some(Per::Device),
     };
     let id = ConnectionId { epoch: EPOCH, serial: 1 };
     let frames = [
@@ -211,12 +277,12 @@ fn the_watch_of_version_1_keeps_its_form() {
         WatchFrame::Compacted { oldest: 800 },
         WatchFrame::Ended { why: "this node stops".to_owned() },
     ];
-    check("watch-1.hex", &frames);
-    check("stamp-1.hex", &[Stamp(7)]);
+    check("watch-2.hex", &frames);
+    check("stamp-2.hex", &[Stamp(7)]);
 }
 
 #[test]
-fn deliveries_of_version_1_keep_their_form() {
+fn deliveries_of_version_2_keep_their_form() {
     let message = |data, ack| Message {
         id: "m-1".into(),
         topic: Some("room:7".into()),
@@ -236,8 +302,8 @@ fn deliveries_of_version_1_keep_their_form() {
         deliver(message(Payload::Base64(Bytes::from_static(b"AAEC")), Ack::Client)),
         deliver(message(Payload::Json(Bytes::from_static(b"1")), Ack::None)),
     ];
-    check("deliver-1.hex", &messages);
+    check("deliver-2.hex", &messages);
     use TargetStatus::{Acked, Fenced, Gone, Slow, Timeout, Unreachable, Written};
     let statuses = vec![Acked, Written, Gone, Fenced, Slow, Unreachable, Timeout];
-    check("delivered-1.hex", &[Delivered { id: 1, statuses }]);
+    check("delivered-2.hex", &[Delivered { id: 1, statuses }]);
 }

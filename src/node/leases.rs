@@ -135,7 +135,11 @@ impl Table {
             self.leases.entry(renewal.epoch).or_insert_with(|| Lease::new(live.session.lease_ms, renewal.received));
         lease.deadline = lease.deadline.max(renewal.received + lease.length);
         lease.moved = Duration::ZERO;
-        Some(Ok(Answer::Renewed { lease_ms: live.session.lease_ms, release: Vec::new() }))
+        Some(Ok(Answer::Renewed {
+            lease_ms: live.session.lease_ms,
+            release: Vec::new(),
+            revision: directory.revision(),
+        }))
     }
 }
 

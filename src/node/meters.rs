@@ -9,9 +9,11 @@ use crate::directory::{Command, Entry, Op, OpOutcome, OpRefused, Outcome};
 /// Counters of `switchboard_ops_total`, looked up once.
 #[derive(Debug)]
 pub(super) struct OpMeters {
-    register: [Counter; 3],
+    register: [Counter; 5],
     unregister: Counter,
     meta: [Counter; 2],
+    topics: [Counter; 2],
+    takeovers: Counter,
     fenced: Counter,
 }
 
@@ -19,9 +21,11 @@ impl OpMeters {
     pub(super) fn new(process: &Arc<str>) -> Self {
         let counter = |op: &'static str, result: &'static str| metrics::counter!("switchboard_ops_total", "process" => Arc::clone(process), "op" => op, "result" => result);
         Self {
-            register: [counter("register", "ok"), counter("register", "limit"), counter("register", "refused")],
+            register: ["ok", "pending", "limit", "conflict", "refused"].map(|result| counter("register", result)),
             unregister: counter("unregister", "ok"),
             meta: [counter("meta", "ok"), counter("meta", "refused")],
+            topics: [counter("topics", "ok"), counter("topics", "refused")],
+            takeovers: metrics::counter!("switchboard_takeovers_total", "process" => Arc::clone(process)),
             fenced: counter("batch", "refused"),
         }
     }
@@ -43,13 +47,23 @@ impl OpMeters {
 
     fn count_op(&self, op: &Op, outcome: &OpOutcome) {
         let counter = match (op, outcome) {
-            (Op::Register(_), OpOutcome::Refused(OpRefused::ConnectionLimit { .. })) => &self.register[1],
-            (Op::Register(_), OpOutcome::Refused(_)) => &self.register[2],
+            (Op::Register(_), OpOutcome::Pending) => &self.register[1],
+            (Op::Register(_), OpOutcome::Refused(OpRefused::ConnectionLimit { .. })) => &self.register[2],
+            (Op::Register(_), OpOutcome::Refused(OpRefused::Conflict { .. })) => &self.register[3],
+            (Op::Register(_), OpOutcome::Refused(_)) => &self.register[4],
             (Op::Register(_), _) => &self.register[0],
             (Op::Unregister { .. }, _) => &self.unregister,
             (Op::Meta { .. }, OpOutcome::Refused(_)) => &self.meta[1],
             (Op::Meta { .. }, _) => &self.meta[0],
+            (Op::Join { .. } | Op::Leave { .. }, OpOutcome::Refused(_)) => &self.topics[1],
+            (Op::Join { .. } | Op::Leave { .. }, _) => &self.topics[0],
         };
         counter.increment(1);
+        // A newcomer that waits takes the place over, too, unless another one comes in between.
+        if matches!(outcome, OpOutcome::Pending)
+            || matches!(outcome, OpOutcome::Registered { superseded, .. } if !superseded.is_empty())
+        {
+            self.takeovers.increment(1);
+        }
     }
 }

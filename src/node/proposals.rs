@@ -130,6 +130,9 @@ fn take_entry(waiting: &mut VecDeque<Waiting>) -> (Entry, Vec<oneshot::Sender<De
             Command::OpenSession(_) | Command::EndSession { .. } => (true, 1, 0),
             Command::Batch(batch) => (false, batch.ops.len(), batch.ops.iter().map(op_bytes).sum()),
             Command::Reclaim { limit, .. } => (false, *limit as usize, 0),
+            // What they cost is bounded by the connections of one user.
+            Command::ReleaseClaims { .. } | Command::Disconnect(_) | Command::Unban { .. } => (false, 1, 0),
+            Command::Ban { ban, .. } => (false, 1, ban.reason.as_ref().map_or(0, |reason| reason.len())),
         };
         let full = ops + more_ops > ENTRY_OPS_MAX || bytes + more_bytes > ENTRY_BYTES_MAX;
         if !entry.commands.is_empty() && (alone || full) {
@@ -150,9 +153,13 @@ fn take_entry(waiting: &mut VecDeque<Waiting>) -> (Entry, Vec<oneshot::Sender<De
 /// Whether a command ends or frees something. It may use up space that is kept free.
 fn is_essential(command: &Command) -> bool {
     match command {
-        Command::EndSession { .. } | Command::Reclaim { .. } => true,
-        Command::Batch(batch) => batch.ops.iter().all(|op| matches!(op, Op::Unregister { .. })),
-        Command::OpenSession(_) => false,
+        Command::EndSession { .. }
+        | Command::ReleaseClaims { .. }
+        | Command::Reclaim { .. }
+        | Command::Disconnect(_)
+        | Command::Unban { .. } => true,
+        Command::Batch(batch) => batch.ops.iter().all(|op| matches!(op, Op::Unregister { .. } | Op::Leave { .. })),
+        Command::OpenSession(_) | Command::Ban { .. } => false,
     }
 }
 
@@ -165,6 +172,7 @@ fn op_bytes(op: &Op) -> usize {
             Op::Register(r) => r.user.len() + r.device.len() + text(&r.remote) + text(&r.meta),
             Op::Unregister { .. } => 0,
             Op::Meta { meta, .. } => meta.len(),
+            Op::Join { topics } | Op::Leave { topics } => topics.iter().map(|topic| topic.len() + 2).sum(),
         }
 }
 
@@ -232,7 +240,7 @@ mod tests {
 
     #[test]
     fn batches_share_an_entry_up_to_its_limit_and_session_commands_stand_alone() {
-        let end = Command::EndSession { epoch: 1, reason: Reason::Closed };
+        let end = Command::EndSession { epoch: 1, reason: Reason::Closed, fenced: true };
         let commands = [batch(2), batch(3), end, batch(1), batch(ENTRY_OPS_MAX), batch(ENTRY_OPS_MAX + 1)];
         let mut queue: VecDeque<_> = commands.into_iter().map(waiting).collect();
         let sizes: Vec<usize> =

@@ -14,7 +14,7 @@ use crate::directory::{Directory, Entry, Outcome, Revision};
 
 /// The forms of log entries and states. An entry begins with the number of its form; `writes` goes up one release after
 /// `newest` does, so that nodes can be replaced one by one.
-pub(super) const FORMATS: Formats = Formats { oldest: 1, newest: 1, writes: 1 };
+pub(super) const FORMATS: Formats = Formats { oldest: 2, newest: 2, writes: 2 };
 
 /// The directory behind the log. Readers share a lock with the one writer, which holds it for one entry at a time.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
 /// Reads what [`encode_entry`] of this or another release wrote.
 pub(super) fn decode_entry(data: &[u8]) -> Result<Entry, String> {
     match data {
-        [1, entry @ ..] => postcard::from_bytes(entry).map_err(|e| format!("can't be read ({e})")),
+        [2, entry @ ..] => postcard::from_bytes(entry).map_err(|e| format!("can't be read ({e})")),
         [form, ..] => {
             let Formats { oldest, newest, .. } = FORMATS;
             Err(format!("has form {form}, this release reads forms {oldest} to {newest}"))

@@ -74,8 +74,17 @@ impl Requests {
                 Ok((_, other)) => unreachable!("a batch has the outcome of a batch, not {other:?}"),
             },
             Begun::Rest(RequestBody::OpenSession(open)) => self.open(open).await,
-            Begun::Rest(RequestBody::EndSession { epoch, reason }) => self.end(epoch, reason).await,
+            Begun::Rest(RequestBody::EndSession { epoch, reason, fenced }) => self.end(epoch, reason, fenced).await,
             Begun::Rest(RequestBody::Renew { epoch, handled: _ }) => self.leases.renew(epoch).await,
+            Begun::Rest(RequestBody::Disconnect(disconnect)) => self.asked(Command::Disconnect(disconnect)).await,
+            Begun::Rest(RequestBody::Ban { user, ban }) => self.asked(Command::Ban { user, ban }).await,
+            Begun::Rest(RequestBody::Unban { user }) => {
+                match self.proposals.propose(Command::Unban { user, made: None }).await {
+                    Ok((revision, Outcome::Unbanned(existed))) => Ok(Answer::Unbanned { existed, revision }),
+                    Ok((_, other)) => unreachable!("lifting a ban has an outcome of its own, not {other:?}"),
+                    Err(failure) => Err(failure),
+                }
+            }
             Begun::Rest(RequestBody::Leases) => self.leases.remaining().map(Answer::Leases),
             Begun::Rest(RequestBody::Cluster) => Ok(Answer::Cluster(self.cluster_as_led().await)),
             Begun::Rest(RequestBody::Members) => self.members(),
@@ -114,7 +123,7 @@ impl Requests {
                         return Ok(Answer::Taken { epoch });
                     }
                     tracing::info!(gateway = %open.gateway, epoch, "the process that held this gateway id is gone; it is replaced");
-                    self.end(epoch, Reason::Replaced).await?;
+                    self.end(epoch, Reason::Replaced, false).await?;
                 }
                 Outcome::Opened(Err(OpenRefused::NotAlone)) => {}
                 Outcome::Opened(Err(refused)) => return Ok(Answer::NotOpened { why: refused.to_string() }),
@@ -124,8 +133,19 @@ impl Requests {
         Err(Failure::Overloaded)
     }
 
-    async fn end(&self, epoch: Epoch, reason: Reason) -> Result<Answer, Failure> {
-        match self.proposals.propose(Command::EndSession { epoch, reason }).await? {
+    /// Has connections asked for to be closed.
+    async fn asked(&self, command: Command) -> Result<Answer, Failure> {
+        match self.proposals.propose(command).await? {
+            (revision, Outcome::Asked(connections) | Outcome::Banned(Ok(connections))) => {
+                Ok(Answer::Asked { connections, revision })
+            }
+            (_, Outcome::Banned(Err(why))) => Err(Failure::Refused { why: why.to_string() }),
+            (_, other) => unreachable!("asking for connections has an outcome of its own, not {other:?}"),
+        }
+    }
+
+    async fn end(&self, epoch: Epoch, reason: Reason, fenced: bool) -> Result<Answer, Failure> {
+        match self.proposals.propose(Command::EndSession { epoch, reason, fenced }).await? {
             (_, Outcome::Ended(existed)) => Ok(Answer::Ended { existed }),
             (_, other) => unreachable!("ending a session has an outcome of its own, not {other:?}"),
         }

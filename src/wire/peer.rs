@@ -10,7 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{
-    Batch, BatchDone, BatchRefused, Connection, ConnectionId, Epoch, Event, OpenSession, Reason, Revision, Session,
+    Ban, Batch, BatchDone, BatchRefused, Connection, ConnectionId, Disconnect, Epoch, Event, OpenSession, Reason,
+    Release, Revision, Session,
 };
 
 /// First bytes of a stream of this protocol: four letters, and the form of the [`Hello`], which hardly ever changes.
@@ -21,7 +22,7 @@ pub type Versions = (u8, u8);
 
 /// The versions that this release speaks. A release speaks the one before its own, so that processes can be replaced one
 /// by one.
-pub const SPEAKS: Versions = (1, 1);
+pub const SPEAKS: Versions = (2, 2);
 
 /// The newest version that both sides speak.
 #[must_use]
@@ -118,6 +119,8 @@ pub enum RequestBody {
         epoch: Epoch,
         /// Why.
         reason: Reason,
+        /// Whether the gateway has stopped serving exclusive connections; otherwise their claims stay for a lease.
+        fenced: bool,
     },
     /// Change connections. Numbered batches of one session that are sent on one stream are proposed in that order.
     Batch(Batch),
@@ -127,6 +130,20 @@ pub enum RequestBody {
         epoch: Epoch,
         /// Up to which revision release requests were handled.
         handled: Revision,
+    },
+    /// Ask for connections to be closed.
+    Disconnect(Disconnect),
+    /// Refuse a user from now on, and ask for its connections to be closed.
+    Ban {
+        /// Whom.
+        user: Arc<str>,
+        /// Until when, and why.
+        ban: Ban,
+    },
+    /// Lift a ban.
+    Unban {
+        /// Of whom.
+        user: Arc<str>,
     },
     /// How long the leases still run.
     Leases,
@@ -205,11 +222,28 @@ pub enum Answer {
     Renewed {
         /// Length of the lease, milliseconds; it counts from the moment at which the renewal was sent.
         lease_ms: u32,
-        /// Connections that the gateway is asked to release.
-        release: Vec<ConnectionId>,
+        /// Connections that the gateway is asked to release, and what their clients are told; the rest of them comes with later
+        /// renewals if there are many.
+        release: Vec<(ConnectionId, Release)>,
+        /// The revision at which that was so; the gateway says in its next renewal when it has done it.
+        revision: Revision,
     },
     /// To `Renew`: the session is over.
     Gone,
+    /// To `Disconnect` and `Ban`: the connections whose gateways are asked to close them.
+    Asked {
+        /// Which.
+        connections: Vec<ConnectionId>,
+        /// When that was so.
+        revision: Revision,
+    },
+    /// To `Unban`.
+    Unbanned {
+        /// Whether there was a ban.
+        existed: bool,
+        /// When that was so.
+        revision: Revision,
+    },
     /// To `Leases`: milliseconds left, by session.
     Leases(Vec<(Epoch, u64)>),
     /// To `Cluster` and `Members`.

@@ -123,8 +123,8 @@ fn other_formats_are_told_apart() {
         error.get_ref().and_then(|inner| inner.downcast_ref::<SnapshotError>()).cloned()
     };
     let mut bytes = snapshot();
-    bytes[8] = 2;
-    assert_eq!(kind_of(&bytes), Some(SnapshotError::UnknownFormat { found: 2 }));
+    bytes[8] = 9;
+    assert_eq!(kind_of(&bytes), Some(SnapshotError::UnknownFormat { found: 9 }));
     assert_eq!(kind_of(b"SQLite format 3\0"), Some(SnapshotError::NotASnapshot));
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use fastrand::Rng;
 use switchboard::directory::limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use switchboard::directory::{
-    Batch, Command, Entry, Epoch, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
+    Ban, Batch, Command, Disconnect, Entry, Epoch, GatewayAddresses, Handover, Op, OpenSession, Per, Policy, Reason,
+    Register, Release, Whom,
 };
 
 use super::model::Model;
+use super::places::State;
 
 pub(crate) const USERS: [&str; 6] = ["ada", "bob", "cy", "dee", "eve", "fay"];
 const GATEWAYS: [&str; 4] = ["gw-1", "gw-2", "gw-3", "gw-4"];
@@ -35,8 +37,23 @@ impl Generator {
     fn command(&mut self, model: &Model) -> Command {
         match self.rng.u32(..100) {
             0..10 => Command::OpenSession(self.open(model)),
-            10..14 => Command::EndSession { epoch: self.epoch(model), reason: self.pick(&REASONS) },
-            14..24 => Command::Reclaim { epoch: self.ended(model), limit: self.rng.u32(..6) },
+            10..14 => {
+                let epoch = if self.one_in(6) { self.ended(model) } else { self.epoch(model) };
+                Command::EndSession { epoch, reason: self.pick(&REASONS), fenced: self.rng.bool() }
+            }
+            14..16 => Command::ReleaseClaims { epoch: self.ended(model) },
+            16..18 => Command::Disconnect(self.disconnect(model)),
+            18 => {
+                let user = if self.one_in(20) { "".into() } else { self.pick(&USERS).into() };
+                let reason = self.rng.bool().then(|| "spam".into());
+                Command::Ban { user, ban: Ban { until_ms: self.rng.bool().then(|| self.rng.u64(..9)), reason } }
+            }
+            19..22 => {
+                let user = self.pick(&USERS);
+                let made = model.bans.get(user).map(|(made, _)| *made).filter(|_| self.rng.bool());
+                Command::Unban { user: user.into(), made: if self.one_in(4) { Some(1) } else { made } }
+            }
+            22..24 => Command::Reclaim { epoch: self.ended(model), limit: self.rng.u32(..6) },
             24..34 if !self.batches.is_empty() => Command::Batch(self.late_batch()),
             _ => Command::Batch(self.batch(model)),
         }
@@ -76,7 +93,7 @@ impl Generator {
             _ => Some(next),
         };
         let mut serial = model.sessions.get(&epoch).and_then(|session| session.last_serial).map_or(0, |last| last + 1);
-        let ops = (0..self.rng.usize(..7)).map(|_| self.op(epoch, &mut serial)).collect();
+        let ops = (0..self.rng.usize(..7)).map(|_| self.op(model, epoch, &mut serial)).collect();
         let batch = Batch { epoch, seq, ops };
         self.batches.push(batch.clone());
         batch
@@ -88,12 +105,15 @@ impl Generator {
         self.batches[self.batches.len().saturating_sub(1 + age)].clone()
     }
 
-    fn op(&mut self, epoch: Epoch, next_serial: &mut u64) -> Op {
+    fn op(&mut self, model: &Model, epoch: Epoch, next_serial: &mut u64) -> Op {
         let old_serial = next_serial.saturating_sub(self.rng.u64(..24));
         match self.rng.u32(..10) {
             0..5 => {
                 *next_serial += if self.one_in(8) { 60 } else { self.rng.u64(..2) };
-                let register = self.register(*next_serial);
+                let mut register = self.register(*next_serial);
+                if self.one_in(4) {
+                    self.again(model, &mut register);
+                }
                 *next_serial += 1;
                 self.registers.push((epoch, register.clone()));
                 Op::Register(register)
@@ -108,6 +128,14 @@ impl Generator {
                 }
                 None => Op::Register(self.register(old_serial)),
             },
+            6 if self.rng.bool() => {
+                let mut topics: Vec<Arc<str>> =
+                    (0..self.rng.usize(..4)).map(|_| self.pick(&["t1", "t2", "t:3", "u"]).into()).collect();
+                if self.one_in(20) {
+                    topics.push("".into());
+                }
+                if self.rng.bool() { Op::Join { topics } } else { Op::Leave { topics } }
+            }
             6..8 => Op::Unregister { serial: old_serial, reason: self.pick(&REASONS) },
             _ => {
                 let length = if self.one_in(20) { TEXT_BYTES_MAX + 1 } else { self.rng.usize(..9) };
@@ -123,7 +151,8 @@ impl Generator {
             serial,
             user: self.pick(&USERS).into(),
             device: self.pick(&["", "web", "ios"]).into(),
-            policy: Policy::Multi { max: self.rng.u32(..9) },
+            policy: self.policy(),
+            since: None,
             connected_at_ms: self.rng.u64(..3),
             remote: text(&mut self.rng),
             meta: text(&mut self.rng),
@@ -138,6 +167,47 @@ impl Generator {
         register
     }
 
+    fn policy(&mut self) -> Policy {
+        let per = self.pick(&[Per::User, Per::Device]);
+        match self.rng.u32(..8) {
+            0..3 => Policy::Multi { max: self.rng.u32(..9), per },
+            3..5 => Policy::OldestWins { per },
+            5..7 => Policy::NewestWins { per, handover: Handover::Wait },
+            _ => Policy::NewestWins { per, handover: Handover::Immediate },
+        }
+    }
+
+    /// A socket that was or is registered, in whatever session, comes again.
+    fn again(&mut self, model: &Model, register: &mut Register) {
+        let known: Vec<_> = model.items.values().filter(|item| item.state != State::Taken).collect();
+        if known.is_empty() {
+            return;
+        }
+        let there = &known[self.rng.usize(..known.len())].connection;
+        register.user = there.user.clone();
+        register.device = there.device.clone();
+        register.policy = match there.claim {
+            None => Policy::multi(4),
+            Some(per) if self.rng.bool() => Policy::OldestWins { per },
+            Some(per) => Policy::NewestWins { per, handover: self.pick(&[Handover::Wait, Handover::Immediate]) },
+        };
+        register.since = Some(if self.one_in(9) { self.rng.u64(..=model.revision + 9) } else { there.granted });
+    }
+
+    fn disconnect(&mut self, model: &Model) -> Disconnect {
+        let known: Vec<_> = model.items.keys().copied().collect();
+        let release = Release { code: 4003, reason: self.rng.bool().then(|| "kicked".into()) };
+        let some = (!known.is_empty()).then(|| self.pick(&known));
+        let whom = match some {
+            Some(id) if self.rng.bool() => Whom::Connection(id),
+            except => {
+                let devices = if self.rng.bool() { vec![self.pick(&["", "web", "ios"]).into()] } else { Vec::new() };
+                Whom::User { user: self.pick(&USERS).into(), devices, except: except.into_iter().collect() }
+            }
+        };
+        Disconnect { whom, release }
+    }
+
     /// Mostly a live session.
     fn epoch(&mut self, model: &Model) -> Epoch {
         let live: Vec<Epoch> = model.sessions.keys().copied().collect();
@@ -145,7 +215,7 @@ impl Generator {
     }
 
     fn ended(&mut self, model: &Model) -> Epoch {
-        let ended: Vec<Epoch> = model.unreclaimed.keys().copied().collect();
+        let ended: Vec<Epoch> = model.ended.keys().copied().collect();
         if ended.is_empty() { self.epoch(model) } else { self.pick(&ended) }
     }
 

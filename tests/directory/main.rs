@@ -5,6 +5,7 @@
 mod damage;
 mod generate;
 mod model;
+mod places;
 mod random;
 mod replica;
 mod stories;

@@ -6,16 +6,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use switchboard::directory::{Applied, Command, Connection, ConnectionId, Directory, Entry, Event, Op, Stats};
+use switchboard::directory::{Applied, Command, Connection, ConnectionId, Directory, Entry, Epoch, Event, Op, Stats};
 
 use super::generate::{Generator, USERS};
 use super::model::{Expected, Model};
+use super::places::State;
 use super::replica::Replica;
 
 const ENTRIES: u64 = 2500;
 
 /// What has to come up in every run, or the test says less than it seems to.
-const KINDS: [&str; 22] = [
+const KINDS: [&str; 40] = [
     "Opened(Ok",
     "Conflict",
     "Stale",
@@ -38,7 +39,30 @@ const KINDS: [&str; 22] = [
     "reason: Replaced",
     "first: false",
     "last: false",
+    "Conflict { owner: Owner",
+    "live: false",
+    "Pending",
+    "Superseded { by",
+    "superseded: [Connection",
+    "reason: Superseded",
+    "ClaimsReleased(true)",
+    "ClaimsReleased(false)",
+    "Asked([Connection",
+    "Banned(Ok([Connection",
+    "Banned(Err",
+    "Refused(Banned",
+    "Unbanned(true)",
+    "Unbanned(false)",
+    "ReleaseAsked",
+    "TopicJoined",
+    "TopicLeft",
+    "Invalid(Topic)",
 ];
+
+/// What the end of a session closed and left, one by one.
+fn closed_by(frozen: &Directory, epoch: Epoch) -> Vec<Event> {
+    frozen.closed_by(epoch, None).chain(frozen.left_by(epoch, None)).collect()
+}
 
 #[test]
 fn the_directory_does_what_the_model_does() {
@@ -116,8 +140,7 @@ impl Run {
     fn compare(&self, entry: &Entry, expected: &Expected, applied: &Applied) {
         assert_eq!(applied.outcomes, expected.outcomes, "{entry:#?}");
         assert_eq!(applied.events, expected.events, "{entry:#?}");
-        let ends: Vec<_> =
-            applied.ends.iter().map(|end| (end.n, end.frozen.closed_by(end.epoch, None).collect::<Vec<_>>())).collect();
+        let ends: Vec<_> = applied.ends.iter().map(|end| (end.n, closed_by(&end.frozen, end.epoch))).collect();
         assert_eq!(ends, expected.ends, "{entry:#?}");
         self.directory.check_invariants().unwrap_or_else(|broken| panic!("{broken}\n{entry:#?}"));
         for command in &entry.commands {
@@ -126,6 +149,7 @@ impl Run {
                 let serial = match op {
                     Op::Register(register) => register.serial,
                     Op::Unregister { serial, .. } | Op::Meta { serial, .. } => *serial,
+                    Op::Join { .. } | Op::Leave { .. } => continue,
                 };
                 self.compare_connection(ConnectionId { epoch: batch.epoch, serial });
                 if let Op::Register(register) = op {
@@ -134,15 +158,18 @@ impl Run {
             }
         }
         for event in &applied.events {
-            if let Event::Closed { user, .. } = event {
-                self.compare_user(user);
+            match event {
+                Event::Closed { user, .. } => self.compare_user(user),
+                Event::Opened { connection, .. } => self.compare_user(&connection.user),
+                _ => {}
             }
         }
     }
 
     fn compare_connection(&self, id: ConnectionId) {
         let found = self.directory.connection(id);
-        assert_eq!(found.map(|live| &**live.connection), self.model.connections.get(&id), "{id}");
+        let there = self.model.connections().get(&id).cloned();
+        assert_eq!(found.as_ref().map(|live| Connection::clone(live.connection)), there, "{id}");
         if let Some(live) = found {
             assert_eq!(**live.session, self.model.sessions[&id.epoch].session);
         }
@@ -150,7 +177,8 @@ impl Run {
 
     fn compare_user(&self, user: &str) {
         let found = self.directory.connections_of(user);
-        let found: Vec<(ConnectionId, &Connection)> = found.iter().map(|live| (live.id, &**live.connection)).collect();
+        let found: Vec<(ConnectionId, Connection)> =
+            found.iter().map(|live| (live.id, Connection::clone(live.connection))).collect();
         assert_eq!(found, self.model.of(user), "{user}");
         assert_eq!(self.directory.is_online(user), !found.is_empty());
     }
@@ -159,7 +187,7 @@ impl Run {
     fn compare_all(&mut self) {
         let (directory, model) = (&self.directory, &self.model);
         USERS.iter().for_each(|user| self.compare_user(user));
-        let all: Vec<ConnectionId> = model.connections.keys().copied().collect();
+        let all: Vec<ConnectionId> = model.connections().into_keys().collect();
         assert_eq!(directory.scan(None).map(|live| live.id).collect::<Vec<_>>(), all);
         let mut paged = Vec::new();
         while let Some(live) = directory.scan(paged.last().copied()).next() {
@@ -184,8 +212,9 @@ impl Run {
             let alive = model.sessions.contains_key(epoch).then_some(*epoch);
             assert_eq!(directory.session_of(name).map(|live| live.epoch), alive);
         }
-        let ended: Vec<_> = directory.ended_sessions().map(|ended| (ended.epoch, ended.held)).collect();
-        assert_eq!(ended, model.unreclaimed.clone().into_iter().collect::<Vec<_>>());
+        let ended: Vec<_> = directory.ended_sessions().map(|ended| (ended.epoch, ended.held, ended.claims)).collect();
+        assert_eq!(ended, model.unreclaimed());
+        self.compare_requests();
         self.compare_stats();
         assert_eq!(self.replica, Replica::of(&self.directory));
         if self.generator.one_in(8) {
@@ -193,15 +222,46 @@ impl Run {
         }
     }
 
+    /// Compares what gateways are asked for, topics and bans.
+    fn compare_requests(&self) {
+        let (directory, model) = (&self.directory, &self.model);
+        for epoch in model.sessions.keys() {
+            let asked: Vec<_> =
+                directory.asked(*epoch).map(|asked| (asked.id, asked.since, asked.release.clone())).collect();
+            let expected = model.involved.iter().filter(|(id, _)| id.epoch == *epoch);
+            let expected = expected.filter_map(|(id, (_, asked))| asked.clone().map(|(since, how)| (*id, since, how)));
+            assert_eq!(asked, expected.collect::<Vec<_>>());
+            assert_eq!(directory.topics_of(*epoch, None).cloned().collect::<Vec<_>>(), model.topics_of(*epoch));
+        }
+        for id in model.items.keys() {
+            let waits = model.is_live(*id) && matches!(model.items[id].state, State::Waits(_));
+            assert_eq!(directory.is_pending(*id), waits, "{id}");
+        }
+        let live = |epoch: &Epoch| model.sessions.contains_key(epoch);
+        for topic in directory.topics("t") {
+            let sessions: Vec<_> = model
+                .topics
+                .iter()
+                .filter(|(of, epoch)| *of == topic.topic && live(epoch))
+                .map(|(_, epoch)| *epoch)
+                .collect();
+            assert_eq!((&directory.sessions_of(&topic.topic), &topic.sessions), (&sessions, &sessions));
+        }
+        let bans: Vec<_> =
+            directory.bans().map(|banned| (banned.user.clone(), (banned.made, banned.ban.clone()))).collect();
+        assert_eq!(bans, model.bans.clone().into_iter().collect::<Vec<_>>());
+    }
+
     fn compare_stats(&self) {
         let stats = self.directory.stats();
-        let users: BTreeSet<&Arc<str>> = self.model.connections.values().map(|c| &c.user).collect();
+        let connections = self.model.connections();
+        let users: BTreeSet<&Arc<str>> = connections.values().map(|c| &c.user).collect();
         let exact = Stats {
-            connections: self.model.connections.len() as u64,
+            connections: connections.len() as u64,
             users: users.len() as u64,
             sessions: self.model.sessions.len() as u64,
         };
-        if self.model.unreclaimed.is_empty() {
+        if self.model.ended.is_empty() {
             assert_eq!(stats, exact);
         } else {
             assert!(stats.users >= exact.users);

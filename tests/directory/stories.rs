@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use switchboard::directory::limits::{BATCHES_IN_FLIGHT_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use switchboard::directory::{
-    Applied, Batch, BatchDone, Command, ConnectionId, Directory, Entry, Event, GatewayAddresses, Op, OpOutcome,
-    OpenSession, Outcome, Policy, Reason, Register,
+    Applied, Ban, Batch, BatchDone, Command, ConnectionId, Directory, Disconnect, Entry, Event, GatewayAddresses,
+    Handover, Op, OpOutcome, OpenSession, Outcome, Per, Policy, Reason, Register, Release, Whom,
 };
 
 #[test]
@@ -86,9 +86,19 @@ fn question(directory: &mut Directory, line: &str) -> Option<String> {
             write!(text, "{} connections, {} users, {} sessions", stats.connections, stats.users, stats.sessions)
                 .unwrap();
             for ended in directory.ended_sessions() {
-                write!(text, "; session {} still holds {}", ended.epoch, ended.held).unwrap();
+                let claims = if ended.claims { " and its claims" } else { "" };
+                write!(text, "; session {} still holds {}{claims}", ended.epoch, ended.held).unwrap();
             }
             text.push('\n');
+        }
+        ["topics", prefix] => {
+            for topic in directory.topics(prefix) {
+                let on = topic.sessions.iter().map(|epoch| &*directory.session(*epoch).unwrap().session.gateway);
+                writeln!(text, "{} on {}", topic.topic, on.collect::<Vec<_>>().join(" ")).unwrap();
+            }
+            if text.is_empty() {
+                writeln!(text, "none").unwrap();
+            }
         }
         ["restart", "from", "a", "snapshot"] => {
             let (mut bytes, before) = (Vec::new(), directory.digest());
@@ -144,7 +154,21 @@ fn command(words: &Words<'_>) -> Command {
             lease_ms: 3000,
             addresses: GatewayAddresses { peer: words.text("peer"), ..GatewayAddresses::default() },
         }),
-        ["end", epoch, why] => Command::EndSession { epoch: epoch.parse().unwrap(), reason: reason(why) },
+        ["end", epoch, why] => end(epoch, why, true),
+        ["end", epoch, why, "unfenced"] => end(epoch, why, false),
+        ["release_claims", epoch] => Command::ReleaseClaims { epoch: epoch.parse().unwrap() },
+        ["disconnect", user] => Command::Disconnect(Disconnect {
+            whom: Whom::User {
+                user: user.into(),
+                devices: words.text("device").into_iter().collect(),
+                except: Vec::new(),
+            },
+            release: Release { code: words.number("code").unwrap_or(4003) as u16, reason: words.text("reason") },
+        }),
+        ["ban", user] => {
+            Command::Ban { user: long_or(user), ban: Ban { until_ms: None, reason: words.text("reason") } }
+        }
+        ["unban", user] => Command::Unban { user: user.into(), made: words.number("made") },
         ["reclaim", epoch, limit] => Command::Reclaim { epoch: epoch.parse().unwrap(), limit: limit.parse().unwrap() },
         ["batch", epoch] => {
             Command::Batch(Batch { epoch: epoch.parse().unwrap(), seq: words.number("seq"), ops: Vec::new() })
@@ -159,18 +183,36 @@ fn op(words: &Words<'_>) -> Op {
             serial: serial.parse().unwrap(),
             user: long_or(user),
             device: words.text("device").unwrap_or_default(),
-            policy: Policy::Multi { max: words.number("max").unwrap_or(16) as u32 },
+            policy: policy(words),
+            since: words.number("since"),
             connected_at_ms: words.number("at").unwrap_or(0),
             remote: words.text("remote"),
             meta: words.text("meta"),
         }),
         ["unregister", serial, why] => Op::Unregister { serial: serial.parse().unwrap(), reason: reason(why) },
+        ["join", topic] => Op::Join { topics: vec![long_or(topic)] },
+        ["leave", topic] => Op::Leave { topics: vec![topic.into()] },
         ["meta", serial, meta] => Op::Meta {
             serial: serial.parse().unwrap(),
             meta: long_or(meta),
             if_version: words.number("if").map(|version| version as u32),
         },
         _ => panic!("no such operation: {:?}", words.plain),
+    }
+}
+
+fn end(epoch: &str, why: &str, fenced: bool) -> Command {
+    Command::EndSession { epoch: epoch.parse().unwrap(), reason: reason(why), fenced }
+}
+
+/// `max=N`, `newest=wait`, `newest=immediate` or `oldest=wins`; `per=device` is about the device.
+fn policy(words: &Words<'_>) -> Policy {
+    let per = if words.text("per").is_some() { Per::Device } else { Per::User };
+    match (words.text("newest").as_deref(), words.text("oldest")) {
+        (Some("wait"), _) => Policy::NewestWins { per, handover: Handover::Wait },
+        (Some("immediate"), _) => Policy::NewestWins { per, handover: Handover::Immediate },
+        (_, Some(_)) => Policy::OldestWins { per },
+        _ => Policy::Multi { max: words.number("max").unwrap_or(16) as u32, per },
     }
 }
 
@@ -182,6 +224,7 @@ fn reason(word: &str) -> Reason {
         "kicked" => Reason::Kicked,
         "drained" => Reason::Drained,
         "no_pong" => Reason::NoPong,
+        "superseded" => Reason::Superseded,
         _ => panic!("no such reason: {word}"),
     }
 }
@@ -194,6 +237,10 @@ fn applied_text(revision: u64, applied: &Applied) -> String {
             Outcome::Opened(Err(error)) => writeln!(text, "refused: {error}"),
             Outcome::Ended(true) => writeln!(text, "ended"),
             Outcome::Ended(false) => writeln!(text, "was not alive"),
+            Outcome::ClaimsReleased(released) => writeln!(text, "claims released: {released}"),
+            Outcome::Asked(ids) | Outcome::Banned(Ok(ids)) => writeln!(text, "asked for {}", ids_text(ids)),
+            Outcome::Banned(Err(error)) => writeln!(text, "refused: {error}"),
+            Outcome::Unbanned(lifted) => writeln!(text, "lifted: {lifted}"),
             Outcome::Reclaimed { left } => writeln!(text, "{left} left"),
             Outcome::Batch(Err(error)) => writeln!(text, "refused: {error}"),
             Outcome::Batch(Ok(BatchDone { revision: applied_at, ops })) => {
@@ -207,7 +254,7 @@ fn applied_text(revision: u64, applied: &Applied) -> String {
     for (n, event) in applied.events.iter().enumerate() {
         writeln!(text, "({revision}, {n}) {}", event_text(event)).unwrap();
         for end in applied.ends.iter().filter(|end| end.n == n) {
-            for closed in end.frozen.closed_by(end.epoch, None) {
+            for closed in end.frozen.closed_by(end.epoch, None).chain(end.frozen.left_by(end.epoch, None)) {
                 writeln!(text, "  so {}", event_text(&closed)).unwrap();
             }
         }
@@ -217,12 +264,21 @@ fn applied_text(revision: u64, applied: &Applied) -> String {
 
 fn op_text(outcome: &OpOutcome) -> String {
     match outcome {
-        OpOutcome::Registered { granted } => format!("granted {granted}"),
+        OpOutcome::Registered { granted, superseded } if superseded.is_empty() => format!("granted {granted}"),
+        OpOutcome::Registered { granted, superseded } => {
+            format!("granted {granted}, in the place of {}", ids_text(superseded))
+        }
+        OpOutcome::Pending => "waits".into(),
+        OpOutcome::Topics { changed } => format!("{changed} topics changed"),
         OpOutcome::Unregistered { existed: true } => "removed".into(),
         OpOutcome::Unregistered { existed: false } => "was not there".into(),
         OpOutcome::MetaSet { version } => format!("version {version}"),
         OpOutcome::Refused(error) => format!("refused: {error}"),
     }
+}
+
+fn ids_text(ids: &[ConnectionId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn event_text(event: &Event) -> String {
@@ -238,6 +294,12 @@ fn event_text(event: &Event) -> String {
             let offline = if *last { ", who is offline" } else { "" };
             format!("{} granted {granted} closed: {reason:?}{offline}", on(id, user, gateway))
         }
+        Event::ReleaseAsked { id, user, gateway, release } => {
+            let reason = release.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
+            format!("{} is asked to go: {}{reason}", on(id, user, gateway), release.code)
+        }
+        Event::TopicJoined { topic, gateway, .. } => format!("{gateway} joined {topic}"),
+        Event::TopicLeft { topic, gateway, .. } => format!("{gateway} left {topic}"),
         Event::MetaChanged { id, user, gateway, meta, version, .. } => {
             format!("{} has meta {meta} version {version}", on(id, user, gateway))
         }

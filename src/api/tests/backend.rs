@@ -174,6 +174,17 @@ impl View for Memory {
     }
 }
 
+impl Alone {
+    fn asked(&self, command: Command) -> Answer {
+        match self.view.apply(command) {
+            (revision, Outcome::Asked(connections) | Outcome::Banned(Ok(connections))) => {
+                Answer::Asked { connections, revision }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 impl Backend for Alone {
     type View = Memory;
 
@@ -217,18 +228,27 @@ impl Backend for Alone {
                     other => panic!("{other:?}"),
                 }
             }
-            RequestBody::EndSession { epoch, reason } => match self.view.apply(Command::EndSession { epoch, reason }).1
-            {
-                Outcome::Ended(existed) => Answer::Ended { existed },
+            RequestBody::Disconnect(disconnect) => self.asked(Command::Disconnect(disconnect)),
+            RequestBody::Ban { user, ban } => self.asked(Command::Ban { user, ban }),
+            RequestBody::Unban { user } => match self.view.apply(Command::Unban { user, made: None }) {
+                (revision, Outcome::Unbanned(existed)) => Answer::Unbanned { existed, revision },
                 other => panic!("{other:?}"),
             },
+            RequestBody::EndSession { epoch, reason, fenced } => {
+                match self.view.apply(Command::EndSession { epoch, reason, fenced }).1 {
+                    Outcome::Ended(existed) => Answer::Ended { existed },
+                    other => panic!("{other:?}"),
+                }
+            }
             RequestBody::Batch(batch) => match self.view.apply(Command::Batch(batch)).1 {
                 Outcome::Batch(done) => Answer::Batch(done),
                 other => panic!("{other:?}"),
             },
             RequestBody::Renew { epoch, .. } => {
                 match self.view.sessions().value.into_iter().find(|(e, _, _)| *e == epoch) {
-                    Some((_, session, _)) => Answer::Renewed { lease_ms: session.lease_ms, release: Vec::new() },
+                    Some((_, session, _)) => {
+                        Answer::Renewed { lease_ms: session.lease_ms, release: Vec::new(), revision: 1 }
+                    }
                     None => Answer::Gone,
                 }
             }

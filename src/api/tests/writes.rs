@@ -26,7 +26,7 @@ async fn a_session_lives_from_opening_to_its_end() {
 
     let path = format!("/v1/sessions/s-{epoch}");
     let renewed = api.call(Method::PUT, &format!("{path}/renew"), &[], "").await;
-    assert_eq!(renewed.json(), json!({"lease_ms": 4000, "serve_ms": 3200, "release": []}));
+    assert_eq!(renewed.json(), json!({"lease_ms": 4000, "serve_ms": 3200, "release": [], "revision": 1}));
     let ids = api.register(&path, &["alice"]).await;
     assert_eq!(ids, [format!("c-{epoch}-1")]);
     for _ in 0..2 {

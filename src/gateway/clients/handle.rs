@@ -111,6 +111,7 @@ impl Handle {
             user: Arc::clone(&self.who.user),
             device: Arc::clone(&self.who.device),
             policy,
+            since: None,
             connected_at_ms: self.who.connected_at_ms,
             remote: self.who.remote.clone(),
             meta: self.who.meta.clone(),

@@ -29,7 +29,7 @@ impl Bench {
         let limits = RegistrarLimits { batch_ops: 16, batch_ops_max: 40, ..RegistrarLimits::default() };
         let common = Arc::new(Common::new(&ClientLimits::default(), &limits, Meters::new("test")));
         let stop = CancellationToken::new();
-        let registrar = Registrar::new(world.clone(), Arc::clone(&table), limits, Policy::Multi { max }, lines);
+        let registrar = Registrar::new(world.clone(), Arc::clone(&table), limits, Policy::multi(max), lines);
         tokio::spawn(registrar.run(stop.clone()));
         Self { world, table, common, commands, session, fenced: fenced_out, attempts: 0, stop }
     }

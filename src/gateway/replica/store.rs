@@ -208,6 +208,7 @@ impl Writer {
             Event::Opened { id, connection, .. } => self.put(order, id, connection),
             Event::Closed { id, user, .. } => self.remove(order, id, &user),
             Event::MetaChanged { id, meta, version, .. } => self.set_meta(id, &meta, version),
+            Event::ReleaseAsked { .. } | Event::TopicJoined { .. } | Event::TopicLeft { .. } => {}
         }
     }
 

@@ -49,7 +49,7 @@ impl World {
         }
         let epoch = epochs[self.rng.usize(0..epochs.len())];
         match self.rng.u8(0..20) {
-            0 => Command::EndSession { epoch, reason: Reason::Expired },
+            0 => Command::EndSession { epoch, reason: Reason::Expired, fenced: true },
             1 => Command::Reclaim { epoch, limit: 3 },
             _ => Command::Batch(Batch { epoch, seq: None, ops: (0..3).map(|_| self.op(epoch)).collect() }),
         }
@@ -78,7 +78,8 @@ impl World {
                     serial: self.serial,
                     user: format!("u-{}", self.rng.u64(0..USERS)).into(),
                     device: "web".into(),
-                    policy: Policy::Multi { max: 4 },
+                    policy: Policy::multi(4),
+                    since: None,
                     connected_at_ms: 0,
                     remote: None,
                     meta: None,

@@ -76,7 +76,7 @@ fn opened(epoch: Epoch) -> Result<Answer, Failure> {
 }
 
 fn renewed() -> Result<Answer, Failure> {
-    Ok(Answer::Renewed { lease_ms: 3000, release: Vec::new() })
+    Ok(Answer::Renewed { lease_ms: 3000, release: Vec::new(), revision: 1 })
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,6 +139,6 @@ async fn failed_renewals_are_repeated_soon_and_the_end_is_told() {
     // Any answer is as good as the right one here.
     assert_eq!(bench.kept.await.unwrap(), Ok(()));
     let last = bench.script.asked().pop();
-    assert_eq!(last, Some(RequestBody::EndSession { epoch: 5, reason: Reason::Drained }));
+    assert_eq!(last, Some(RequestBody::EndSession { epoch: 5, reason: Reason::Drained, fenced: true }));
     assert_eq!((bench.lease.epoch(), *bench.session.borrow()), (None, None));
 }

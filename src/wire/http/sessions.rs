@@ -70,6 +70,8 @@ pub struct RenewAnswer {
     pub serve_ms: u64,
     /// Connections to stop serving and to unregister.
     pub release: Vec<String>,
+    /// The revision at which that was so: what the next renewal says in `handled_revision` when it is done.
+    pub revision: u64,
 }
 
 /// Body of `DELETE /v1/sessions/{s}`; may be left out.
@@ -153,6 +155,10 @@ pub struct OpAnswer {
     /// Of `register`: when it was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<u64>,
+    /// Of `register`: true when it waits until those whose place it takes have released it; the grant follows as
+    /// `connection.opened`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<bool>,
     /// Of `register`: connections whose place it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded: Option<Vec<String>>,

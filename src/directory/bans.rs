@@ -1,0 +1,80 @@
+//! Users that are refused, and connections that are asked to be closed: requests to gateways, which remove nothing by themselves.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{Ban, Disconnect, Release, Whom};
+use super::ids::{ConnectionId, Revision};
+use super::limits::{BANS_MAX, CODE_BANNED, is_name};
+use super::outcome::{Event, Invalid};
+use super::state::{Directory, check_text};
+
+/// A ban, and when it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Banned {
+    pub(super) made: Revision,
+    pub(super) ban: Ban,
+}
+
+impl Directory {
+    /// Asks for connections to be closed, those that wait for their place among them, and says which.
+    pub(super) fn disconnect(&mut self, disconnect: &Disconnect, events: &mut Vec<Event>) -> Vec<ConnectionId> {
+        let Disconnect { whom, release } = disconnect;
+        let asked: Vec<(ConnectionId, Arc<str>)> = match whom {
+            Whom::Connection(id) => self.user_of(*id).map(|user| (*id, user)).into_iter().collect(),
+            Whom::User { user, devices, except } => {
+                let all = self.present(user).into_iter();
+                all.filter(|(id, device)| (devices.is_empty() || devices.contains(device)) && !except.contains(id))
+                    .map(|(id, _)| (id, Arc::clone(user)))
+                    .collect()
+            }
+        };
+        for (id, user) in &asked {
+            self.ask(*id, user, release, events);
+        }
+        asked.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Refuses a user from now on, and asks for its connections to be closed.
+    pub(super) fn ban(
+        &mut self,
+        user: &Arc<str>,
+        ban: &Ban,
+        events: &mut Vec<Event>,
+    ) -> Result<Vec<ConnectionId>, Invalid> {
+        if !is_name(user) {
+            return Err(Invalid::User);
+        }
+        check_text(ban.reason.as_ref())?;
+        if self.bans.len() >= BANS_MAX && !self.bans.contains_key(user) {
+            return Err(Invalid::TooManyBans);
+        }
+        self.bans.insert(Arc::clone(user), Banned { made: self.revision, ban: ban.clone() });
+        let whom = Whom::User { user: Arc::clone(user), devices: Vec::new(), except: Vec::new() };
+        let release = Release { code: CODE_BANNED, reason: ban.reason.clone() };
+        Ok(self.disconnect(&Disconnect { whom, release }, events))
+    }
+
+    /// Lifts a ban, if it is the one that is meant.
+    pub(super) fn unban(&mut self, user: &Arc<str>, made: Option<Revision>) -> bool {
+        let meant = self.bans.get(user).is_some_and(|banned| made.is_none_or(|made| made == banned.made));
+        meant && self.bans.remove(user).is_some()
+    }
+
+    /// Whose connection that is, whether it is live or waits.
+    fn user_of(&self, id: ConnectionId) -> Option<Arc<str>> {
+        self.sessions.get(&id.epoch)?;
+        let waits = || self.involved.get(&id).map(|involved| Arc::clone(&involved.user));
+        self.pages.get(id).map(|connection| Arc::clone(&connection.user)).or_else(waits)
+    }
+
+    /// A user's connections, live ones and then those that wait, with their devices.
+    fn present(&self, user: &Arc<str>) -> Vec<(ConnectionId, Arc<str>)> {
+        let live = self.connections_of(user);
+        let live = live.iter().map(|live| (live.id, Arc::clone(&live.connection.device)));
+        let pending = self.contests.get(user).into_iter().flat_map(|contest| &contest.pending);
+        let pending = pending.filter(|pending| self.sessions.contains_key(&pending.id.epoch));
+        live.chain(pending.map(|pending| (pending.id, Arc::clone(&pending.connection.device)))).collect()
+    }
+}
