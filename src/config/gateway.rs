@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::units::duration;
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
-use crate::gateway::{ClientLimits, Settings};
+use crate::gateway::{ClientLimits, Handover, Per, Policy, Settings};
 use crate::lease;
 
 /// Run a gateway: it terminates client WebSockets and delivers pushes
@@ -52,19 +52,19 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_API")]
     pub advertise_api: Option<String>,
 
-    /// Which connections of a user may live beside each other; only multi is offered yet
-    #[arg(long, value_name = "POLICY", env = "SWITCHBOARD_POLICY", default_value = "multi")]
-    pub policy: String,
+    /// Which connections of a user may live beside each other, in the whole cluster; the newcomer's gateway decides
+    #[arg(long, value_enum, env = "SWITCHBOARD_POLICY", default_value_t)]
+    pub policy: PolicyArg,
 
-    /// Whether a policy is about a user or each device of theirs; multi counts by user
-    #[arg(long, value_name = "WHAT", env = "SWITCHBOARD_PER", default_value = "user")]
-    pub per: String,
+    /// Whether the policy is about a user, or about each device of a user
+    #[arg(long, value_enum, env = "SWITCHBOARD_PER", default_value_t)]
+    pub per: PerArg,
 
-    /// How an exclusive connection changes hands; multi has none
-    #[arg(long, value_name = "HOW", env = "SWITCHBOARD_HANDOVER", default_value = "wait")]
-    pub handover: String,
+    /// When a newcomer gets the place, with newest_wins
+    #[arg(long, value_enum, env = "SWITCHBOARD_HANDOVER", default_value_t)]
+    pub handover: HandoverArg,
 
-    /// Connections of one user in the whole cluster
+    /// Connections that a user, or each device, may have in the whole cluster, with multi
     #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX", default_value_t = 16)]
     pub max: u32,
 
@@ -89,7 +89,58 @@ pub struct GatewayArgs {
     pub insecure: bool,
 }
 
+/// Which connections of a user may live beside each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum PolicyArg {
+    /// Several, up to --max
+    #[default]
+    Multi,
+    /// One: the newcomer takes its place
+    NewestWins,
+    /// One: the newcomer is refused
+    OldestWins,
+}
+
+/// What a policy is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum PerArg {
+    /// All connections of a user
+    #[default]
+    User,
+    /// Those of one device of a user
+    Device,
+}
+
+/// When a newcomer gets the place of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum HandoverArg {
+    /// When the other's gateway has stopped serving it
+    #[default]
+    Wait,
+    /// At once; for a moment both may be served
+    Immediate,
+}
+
 impl GatewayArgs {
+    fn policy(&self) -> Policy {
+        let per = match self.per {
+            PerArg::User => Per::User,
+            PerArg::Device => Per::Device,
+        };
+        let handover = match self.handover {
+            HandoverArg::Wait => Handover::Wait,
+            HandoverArg::Immediate => Handover::Immediate,
+        };
+        match self.policy {
+            PolicyArg::Multi => Policy::Multi { max: self.max, per },
+            PolicyArg::NewestWins => Policy::NewestWins { per, handover },
+            PolicyArg::OldestWins => Policy::OldestWins { per },
+        }
+    }
+
     /// Checks the settings, also against each other.
     ///
     /// # Errors
@@ -98,16 +149,6 @@ impl GatewayArgs {
         if !lease::LEASES.contains(&self.lease) {
             let (shortest, longest) = (lease::LEASES.start(), lease::LEASES.end());
             return Err(ConfigError(format!("--lease is {shortest:?} to {longest:?}, not {:?}", self.lease)));
-        }
-        for (flag, given, offered, planned) in
-            [("per", &self.per, "user", "device"), ("handover", &self.handover, "wait", "immediate")]
-        {
-            if given == planned {
-                return Err(ConfigError(format!("--{flag} {planned} is not offered yet; leave it out")));
-            }
-            if given != offered {
-                return Err(ConfigError(format!("--{flag} is {offered} or {planned}, not {given:?}")));
-            }
         }
         if self.ping < Duration::from_secs(1) || self.pong_timeout < Duration::from_secs(1) {
             return Err(ConfigError(String::from(
@@ -124,6 +165,7 @@ impl GatewayArgs {
             ("peer", self.advertise_peer.as_ref(), &self.listen_peer),
             ("api", self.advertise_api.as_ref(), &self.listen_api),
         ])?;
+        let policy = self.policy();
         let settings = Settings {
             id: self.id,
             cluster: self.cluster,
@@ -134,8 +176,7 @@ impl GatewayArgs {
             advertise_url: self.advertise_url,
             advertise_api: self.advertise_api,
             advertise_peer: self.advertise_peer,
-            policy: self.policy,
-            max: self.max,
+            policy,
             lease: self.lease,
             lease_lost_grace: self.lease_lost_grace,
             drain: self.drain,

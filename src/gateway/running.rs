@@ -14,6 +14,7 @@ use super::clients::{self, Hub};
 use super::delivery::Deliveries;
 use super::lease::Lease;
 use super::meters::Meters;
+use super::ours::Ours;
 use super::peers;
 use super::registrar::{Command, Lines, Registrar};
 use super::replica::{self, Replica};
@@ -170,6 +171,7 @@ impl Parts {
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());
         let replica = Arc::new(Replica::new(meters.clone()));
         let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
+        let ours = Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), commands.clone()));
         let hub = Arc::new(Hub::new(
             Arc::clone(&settings),
             meters.clone(),
@@ -186,7 +188,9 @@ impl Parts {
             ask: directory.separate(settings.lease * 3 / 10),
             lease: Arc::clone(&lease),
             table: Arc::clone(&table),
+            ours: Arc::clone(&ours),
             meters: meters.clone(),
+            exclusive: settings.is_exclusive(),
             open: asked_for(&settings, Arc::clone(&nonce), addresses),
             taken_wait: settings.taken_wait,
             lost_grace: settings.lease_lost_grace,
@@ -196,7 +200,7 @@ impl Parts {
         };
         let lines = Lines { commands: commands_out, session: session_out, fenced };
         let registrar =
-            Registrar::new(directory.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy(), lines);
+            Registrar::new(directory.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy, lines);
         let deliveries = Arc::new(Deliveries::new(table, lease, Arc::clone(&replica), meters, settings.peers.clone()));
         let http = Client::new();
         let links = Links::new(&settings.cluster, &name);
@@ -218,7 +222,7 @@ impl Parts {
         let rest = || ends.rest.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(registrar.run(rest()));
-        tasks.spawn(replica::follow(replica, directory, rest()));
+        tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
         listeners.serve(&mut tasks, &hub, serving, deliveries, me, &ends.rest);
@@ -300,6 +304,7 @@ pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
             shown = Instant::now();
             hub.meters.connections(hub.seats.taken());
             hub.meters.queued_bytes(hub.common.queued());
+            hub.meters.pending(hub.common.pending());
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::gateway::clients::{Common, Who};
 use crate::gateway::meters::Meters;
-use crate::gateway::settings::ClientLimits;
+use crate::gateway::settings::Settings;
 use crate::gateway::testing::World;
 
 struct Bench {
@@ -27,7 +27,8 @@ impl Bench {
         let (fenced, fenced_out) = watch::channel(0);
         let lines = Lines { commands: commands_out, session: session_out, fenced };
         let limits = RegistrarLimits { batch_ops: 16, batch_ops_max: 40, ..RegistrarLimits::default() };
-        let common = Arc::new(Common::new(&ClientLimits::default(), &limits, Meters::new("test")));
+        let settings = Settings { registrar: limits.clone(), ..Settings::default() };
+        let common = Arc::new(Common::new(&settings, &Arc::default(), Meters::new("test")));
         let stop = CancellationToken::new();
         let registrar = Registrar::new(world.clone(), Arc::clone(&table), limits, Policy::multi(max), lines);
         tokio::spawn(registrar.run(stop.clone()));
@@ -50,7 +51,7 @@ impl Bench {
 
     async fn unregister(&self, handle: Arc<Handle>) {
         handle.finish();
-        self.commands.send(Command::Unregister(handle, Reason::Closed)).await.unwrap();
+        self.commands.send(Command::Unregister(handle, Reason::Closed, oneshot::channel().0)).await.unwrap();
     }
 
     async fn idle(&self) {

@@ -11,6 +11,7 @@ use super::Replica;
 use super::store::Writer;
 use crate::chance;
 use crate::client::{Directory, WatchStream};
+use crate::gateway::ours::Ours;
 use crate::view::View;
 use crate::wire::peer::{Stamp, WatchFrame, WatchFrom};
 
@@ -46,6 +47,8 @@ pub(super) struct Follower {
     under_way: VecDeque<u64>,
     /// Told of the members there are.
     directory: Directory,
+    /// Told of the gateway's own connections.
+    ours: Option<Arc<Ours>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +60,12 @@ struct Aside {
 impl Follower {
     pub(super) fn new(replica: Arc<Replica>, directory: Directory) -> Self {
         let shown = Writer::default();
-        Self { replica, shown, aside: None, needs_snapshot: true, under_way: VecDeque::new(), directory }
+        Self { replica, shown, aside: None, needs_snapshot: true, under_way: VecDeque::new(), directory, ours: None }
+    }
+
+    /// Tells `ours` what the watch shows of the gateway's own connections.
+    pub(super) fn telling(self, ours: Arc<Ours>) -> Self {
+        Self { ours: Some(ours), ..self }
     }
 
     /// Where the next watch begins.
@@ -74,6 +82,9 @@ impl Follower {
     pub(super) fn take(&mut self, frame: WatchFrame) -> Result<(), Ended> {
         match frame {
             WatchFrame::SnapshotChunk { sessions, connections } => {
+                if let Some(ours) = &self.ours {
+                    ours.loaded(&connections);
+                }
                 self.aside.get_or_insert_default().writer.load(sessions, connections);
             }
             WatchFrame::SnapshotEnd { revision } => {
@@ -84,6 +95,9 @@ impl Follower {
                 self.show_if_newer();
             }
             WatchFrame::Events { revision, events, .. } => {
+                if let Some(ours) = &self.ours {
+                    ours.watched(&events);
+                }
                 let writer = self.writer();
                 if revision > writer.store.revision() {
                     writer.apply(revision, events);
@@ -173,8 +187,13 @@ impl Follower {
 }
 
 /// Follows the directory until `stop`, from one node after another.
-pub(in crate::gateway) async fn follow(replica: Arc<Replica>, directory: Directory, stop: CancellationToken) {
-    let mut follower = Follower::new(replica, directory.clone());
+pub(in crate::gateway) async fn follow(
+    replica: Arc<Replica>,
+    directory: Directory,
+    ours: Arc<Ours>,
+    stop: CancellationToken,
+) {
+    let mut follower = Follower::new(replica, directory.clone()).telling(ours);
     let mut pause = PAUSE.0;
     let endless = async {
         loop {

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::directory::GatewayAddresses;
 
@@ -45,13 +47,15 @@ struct Bench {
 
 fn start(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Bench {
     let script = Script(Arc::new(Mutex::new(Lines { answers: answers.into_iter().collect(), asked: Vec::new() })));
-    let lease = Arc::<Lease>::default();
+    let (lease, table) = (Arc::<Lease>::default(), Arc::<Table>::default());
     let (session, session_out) = watch::channel(None);
     let (fenced, fenced_out) = watch::channel(0);
     let keeper = Keeper {
         ask: script.clone(),
         lease: Arc::clone(&lease),
-        table: Arc::default(),
+        ours: Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), mpsc::channel(1).0)),
+        table,
+        exclusive: true,
         meters: Meters::new("test"),
         open: OpenSession {
             gateway: "gw-1".into(),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Hub, router};
 use crate::clock;
+use crate::gateway::Policy;
 use crate::gateway::delivery::Deliveries;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
@@ -69,7 +70,7 @@ impl Bench {
             commands,
         ));
         let registrar =
-            Registrar::new(world.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy(), lines);
+            Registrar::new(world.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy, lines);
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.address();
         let mut tasks = JoinSet::new();
@@ -220,7 +221,7 @@ async fn requests_are_answered_pings_too_and_fragments_are_put_together() {
 
 #[tokio::test]
 async fn whatever_is_wrong_there_is_a_goodbye_and_a_close_frame() {
-    let bench = Bench::start(|settings| settings.max = 100).await;
+    let bench = Bench::start(|settings| settings.policy = Policy::multi(100)).await;
     let ten_megabytes = frame(0x81, &vec![b'x'; 10 << 20]);
     let claims_an_exabyte = [&[0x81, 0xff][..], &(1_u64 << 60).to_be_bytes(), &[0; 4]].concat();
     for (what, bytes, code) in [
@@ -277,7 +278,7 @@ async fn a_registration_that_is_not_committed_in_time_ends_with_4100_and_leaves_
 
 #[tokio::test]
 async fn one_connection_too_many_of_a_user_is_told_so() {
-    let bench = Bench::start(|settings| settings.max = 1).await;
+    let bench = Bench::start(|settings| settings.policy = Policy::multi(1)).await;
     let (_first, _) = bench.welcomed("alice").await;
     let mut second = Raw::open(bench.address, "/ws?user=alice").await;
     second.expect_end(4005).await;
