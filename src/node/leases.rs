@@ -37,7 +37,7 @@ pub(super) struct Lease {
     pub(super) deadline: Instant,
     /// When the latest renewal arrived, acknowledged or not.
     pub(super) heard: Option<Instant>,
-    /// By how much stalls have moved the deadline since the last acknowledged renewal.
+    /// By how much stalls have moved the deadline since the latest renewal arrived, or since the lease began.
     pub(super) moved: Duration,
     /// How far its gateway is behind with what it is asked to release.
     lag: Lag,
@@ -88,6 +88,14 @@ impl Table {
         self.leases.retain(|epoch, _| directory.session(*epoch).is_some());
     }
 
+    /// A renewal has arrived. It may have to wait for its confirmation, but its gateway is not silent.
+    fn hear(&mut self, epoch: Epoch, received: Instant) {
+        if let Some(lease) = self.leases.get_mut(&epoch) {
+            lease.heard = Some(received);
+            lease.moved = Duration::ZERO;
+        }
+    }
+
     /// This process was stalled, so renewals may be waiting that it has not seen: deadlines move by the gap, though by no
     /// more than a lease between two renewals.
     pub(super) fn excuse(&mut self, gap: Duration) {
@@ -114,7 +122,10 @@ impl Table {
         let now = Instant::now();
         let Self { leases, ending, .. } = self;
         ending.retain(|epoch| {
-            let in_time = |lease: &Lease| !lease.ignores && lease.heard.is_some_and(|heard| heard + lease.length > now);
+            // Stalls since it was heard excuse a gateway, whether or not its renewal is acknowledged yet.
+            let in_time = |lease: &Lease| {
+                !lease.ignores && lease.heard.is_some_and(|heard| heard + lease.length + lease.moved > now)
+            };
             leases.get(epoch).is_some_and(|lease| lease.deadline <= now && !in_time(lease))
         });
         ending.iter().map(|epoch| (*epoch, now - leases[epoch].deadline)).collect()
@@ -146,7 +157,6 @@ impl Table {
             return Some(Err(Failure::Ignored { since: oldest.unwrap_or_default() }));
         }
         lease.deadline = lease.deadline.max(renewal.received + lease.length);
-        lease.moved = Duration::ZERO;
         let (lease_ms, revision) = (live.session.lease_ms, directory.revision());
         Some(Ok(Answer::Renewed { lease_ms, release, revision }))
     }
@@ -182,9 +192,7 @@ impl Leases {
             if table.leadership.is_none() {
                 return Err(Failure::NotLeader { leader: None });
             }
-            if let Some(lease) = table.leases.get_mut(&epoch) {
-                lease.heard = Some(received);
-            }
+            table.hear(epoch, received);
         }
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Renewal { epoch, handled, received, answer }).map_err(|_| Failure::Overloaded)?;
@@ -316,7 +324,7 @@ mod tests {
         let directory = directory(&["a"]);
         let leases = leading(&directory);
         tokio::time::advance(Duration::from_millis(2900)).await;
-        leases.table().leases.get_mut(&1).unwrap().heard = Some(Instant::now());
+        leases.table().hear(1, Instant::now());
         tokio::time::advance(Duration::from_millis(200)).await;
         assert!(leases.table().mark_overdue(10));
         assert_eq!(leases.table().still_overdue(), []);
@@ -332,6 +340,22 @@ mod tests {
             leases.table().excuse(Duration::from_secs(2));
         }
         assert_eq!(leases.table().leases[&1].deadline - before, Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalls_excuse_a_gateway_also_while_its_renewal_waits_for_its_confirmation() {
+        let directory = directory(&["a"]);
+        let leases = leading(&directory);
+        for _ in 0..2 {
+            leases.table().hear(1, Instant::now());
+            // The majority is slow, so nothing is acknowledged; then the leader stands still, and the next renewal waits unread.
+            tokio::time::advance(Duration::from_millis(4500)).await;
+            leases.table().excuse(Duration::from_millis(2500));
+            assert!(!leases.table().mark_overdue(10) || leases.table().still_overdue().is_empty());
+        }
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(leases.table().mark_overdue(10));
+        assert_eq!(leases.table().still_overdue().len(), 1, "a stall is no excuse for ever");
     }
 
     #[tokio::test(start_paused = true)]
