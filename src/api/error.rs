@@ -82,6 +82,7 @@ impl Error {
                 (ErrorCode::Unavailable, Applied::No)
             }
             Failure::Overloaded => (ErrorCode::RateLimited, Applied::No),
+            Failure::Ignored { .. } => (ErrorCode::Conflict, Applied::No),
             Failure::Refused { .. } => (ErrorCode::BadRequest, Applied::No),
             Failure::Unknown => (ErrorCode::Unavailable, Applied::Unknown),
         };

@@ -10,10 +10,10 @@ use super::leases::Leases;
 use super::proposals::Proposals;
 use super::replicated::{Replicated, decode_reply, encode_entry};
 use crate::clock;
-use crate::directory::{Command, Entry, Epoch, Outcome, Reason};
+use crate::directory::{Command, Entry, Epoch, Outcome, Reason, Revision};
 
 /// How often deadlines are looked at; endings come at most this late.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// How often the process shows itself that it is running.
 const BEAT: Duration = Duration::from_millis(50);
@@ -26,6 +26,9 @@ const DECISION_WAIT: Duration = Duration::from_millis(200);
 
 /// Sessions that are ended at the same time.
 const ENDINGS_MAX: usize = 64;
+
+/// How often to look for ended sessions: whoever waits for a connection of theirs is granted that much later.
+const RECLAIM_TICK: Duration = Duration::from_millis(10);
 
 /// Connections of an ended session whose memory one entry frees.
 const RECLAIM_LIMIT: u32 = 500;
@@ -74,12 +77,12 @@ impl Expiry {
         }
     }
 
-    /// Frees, slice by slice, what ended sessions still hold.
+    /// Grants what waits for ended sessions and frees what they hold, slice by slice, as soon as their claims are free.
     pub(super) async fn reclaim(self) {
         loop {
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(RECLAIM_TICK).await;
             while self.leases.table().leadership.is_some() {
-                let ended = self.state.read().ended_sessions().map(|ended| ended.epoch).next();
+                let ended = self.state.read().ended_sessions().find(|ended| !ended.claims).map(|ended| ended.epoch);
                 let Some(epoch) = ended else { break };
                 // Refused or unknown: the next turn finds out what is left.
                 if self.proposals.propose(Command::Reclaim { epoch, limit: RECLAIM_LIMIT }).await.is_err() {
@@ -124,28 +127,20 @@ impl Expiry {
             }
             table.still_overdue()
         };
-        let endings = overdue.into_iter().map(|(epoch, late)| self.end(&leadership, epoch, late));
+        let endings = overdue.into_iter().map(|(epoch, late)| self.end(&leadership, epoch, Reason::Expired, late));
         futures_util::future::join_all(endings).await;
     }
 
     /// Proposes the ending of a session. The log decides; whatever the outcome, its renewals then go by the state machine.
-    async fn end(&self, leadership: &Leadership, epoch: Epoch, late: Duration) {
-        let command = Command::EndSession { epoch, reason: Reason::Expired, fenced: true };
+    pub(super) async fn end(&self, leadership: &Leadership, epoch: Epoch, reason: Reason, late: Duration) {
+        // Past its lease, and so past its own deadline, a gateway has fenced itself.
+        let fenced = reason == Reason::Expired;
+        let command = Command::EndSession { epoch, reason, fenced };
         let entry = Entry { at_ms: clock::wall_ms(), commands: vec![command] };
         let result = self.raft.propose_as(leadership, encode_entry(&entry).into()).await;
         match result {
             Ok(proposed) if decode_reply(&proposed.reply) == [Outcome::Ended(true)] => {
-                let process = &self.process;
-                metrics::counter!("switchboard_session_expirations_total", "process" => Arc::clone(process))
-                    .increment(1);
-                metrics::histogram!("switchboard_lease_expiry_lag_seconds", "process" => Arc::clone(process))
-                    .record(late);
-                tracing::warn!(
-                    epoch,
-                    revision = proposed.index,
-                    ?late,
-                    "a gateway's lease ran out; its session is over"
-                );
+                self.tell_ended(epoch, reason, proposed.index, late);
             }
             Ok(_) => {}
             Err(error) => {
@@ -156,6 +151,17 @@ impl Expiry {
             }
         }
         self.leases.table().ending.remove(&epoch);
+    }
+
+    fn tell_ended(&self, epoch: Epoch, reason: Reason, revision: Revision, late: Duration) {
+        let process = || Arc::clone(&self.process);
+        if reason == Reason::Died {
+            metrics::counter!("switchboard_session_deaths_total", "process" => process()).increment(1);
+            return tracing::warn!(epoch, revision, after = ?late, "a gateway's process is gone; its session is over");
+        }
+        metrics::counter!("switchboard_session_expirations_total", "process" => process()).increment(1);
+        metrics::histogram!("switchboard_lease_expiry_lag_seconds", "process" => process()).record(late);
+        tracing::warn!(epoch, revision, ?late, "a gateway's lease ran out; its session is over");
     }
 
     /// Waits until whatever this node has proposed so far in this term is decided. Before that no renewal of a session whose

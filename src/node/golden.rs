@@ -231,13 +231,14 @@ fn requests_of_version_2_keep_their_form() {
     check("response-2.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
 }
 
-fn failures() -> [Failure; 7] {
+fn failures() -> [Failure; 8] {
     [
         Failure::NotLeader { leader: Some((2, "node-2:7200".to_owned())) },
         Failure::NoQuorum,
         Failure::Overloaded,
         Failure::NoSpace { node: 1, dir: "/data".to_owned(), free_bytes: 1 << 20, reserve_bytes: 1 << 26 },
         Failure::Refused { why: "a batch has at most 4,096 operations".to_owned() },
+        Failure::Ignored { since: 9 },
         Failure::Unknown,
         Failure::ShutOut { why: "this node was removed".to_owned() },
     ]

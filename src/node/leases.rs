@@ -16,8 +16,9 @@ use switchboard_raft::{Leadership, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::releases::{self, Lag};
 use super::replicated::Replicated;
-use crate::directory::{Directory, Epoch};
+use crate::directory::{Directory, Epoch, Revision};
 use crate::wire::peer::{Answer, Failure};
 
 /// Renewals that arrive within this time share a confirmation.
@@ -36,8 +37,12 @@ pub(super) struct Lease {
     pub(super) deadline: Instant,
     /// When the latest renewal arrived, acknowledged or not.
     pub(super) heard: Option<Instant>,
-    /// By how much stalls have moved the deadline since the last acknowledged renewal.
+    /// By how much stalls have moved the deadline since the latest renewal arrived, or since the lease began.
     pub(super) moved: Duration,
+    /// How far its gateway is behind with what it is asked to release.
+    lag: Lag,
+    /// Whether that is so far that its renewals count for nothing.
+    ignores: bool,
 }
 
 /// The leases of this term, while this node leads.
@@ -55,6 +60,8 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct Renewal {
     epoch: Epoch,
+    /// Up to which revision release requests were handled.
+    handled: Revision,
     received: Instant,
     answer: oneshot::Sender<Result<Answer, Failure>>,
 }
@@ -79,6 +86,14 @@ impl Table {
             self.leases.entry(live.epoch).or_insert_with(|| Lease::new(live.session.lease_ms, now));
         }
         self.leases.retain(|epoch, _| directory.session(*epoch).is_some());
+    }
+
+    /// A renewal has arrived. It may have to wait for its confirmation, but its gateway is not silent.
+    fn hear(&mut self, epoch: Epoch, received: Instant) {
+        if let Some(lease) = self.leases.get_mut(&epoch) {
+            lease.heard = Some(received);
+            lease.moved = Duration::ZERO;
+        }
     }
 
     /// This process was stalled, so renewals may be waiting that it has not seen: deadlines move by the gap, though by no
@@ -107,7 +122,10 @@ impl Table {
         let now = Instant::now();
         let Self { leases, ending, .. } = self;
         ending.retain(|epoch| {
-            let in_time = |lease: &Lease| lease.heard.is_some_and(|heard| heard + lease.length > now);
+            // Stalls since it was heard excuse a gateway, whether or not its renewal is acknowledged yet.
+            let in_time = |lease: &Lease| {
+                !lease.ignores && lease.heard.is_some_and(|heard| heard + lease.length + lease.moved > now)
+            };
             leases.get(epoch).is_some_and(|lease| lease.deadline <= now && !in_time(lease))
         });
         ending.iter().map(|epoch| (*epoch, now - leases[epoch].deadline)).collect()
@@ -133,20 +151,28 @@ impl Table {
         };
         let lease =
             self.leases.entry(renewal.epoch).or_insert_with(|| Lease::new(live.session.lease_ms, renewal.received));
+        let (release, oldest) = releases::asked_of(directory, renewal.epoch, renewal.handled);
+        lease.ignores = lease.lag.note(oldest, renewal.received) > lease.length;
+        if lease.ignores {
+            return Some(Err(Failure::Ignored { since: oldest.unwrap_or_default() }));
+        }
         lease.deadline = lease.deadline.max(renewal.received + lease.length);
-        lease.moved = Duration::ZERO;
-        Some(Ok(Answer::Renewed {
-            lease_ms: live.session.lease_ms,
-            release: Vec::new(),
-            revision: directory.revision(),
-        }))
+        let (lease_ms, revision) = (live.session.lease_ms, directory.revision());
+        Some(Ok(Answer::Renewed { lease_ms, release, revision }))
     }
 }
 
 impl Lease {
     fn new(lease_ms: u32, from: Instant) -> Self {
         let length = Duration::from_millis(lease_ms.into());
-        Self { length, deadline: from + length, heard: None, moved: Duration::ZERO }
+        Self {
+            length,
+            deadline: from + length,
+            heard: None,
+            moved: Duration::ZERO,
+            lag: Lag::default(),
+            ignores: false,
+        }
     }
 }
 
@@ -159,19 +185,17 @@ impl Leases {
     }
 
     /// Extends a lease, if this node leads and a quorum confirms that it did so when the renewal arrived.
-    pub(super) async fn renew(&self, epoch: Epoch) -> Result<Answer, Failure> {
+    pub(super) async fn renew(&self, epoch: Epoch, handled: Revision) -> Result<Answer, Failure> {
         let received = Instant::now();
         {
             let mut table = self.table();
             if table.leadership.is_none() {
                 return Err(Failure::NotLeader { leader: None });
             }
-            if let Some(lease) = table.leases.get_mut(&epoch) {
-                lease.heard = Some(received);
-            }
+            table.hear(epoch, received);
         }
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Renewal { epoch, received, answer }).map_err(|_| Failure::Overloaded)?;
+        self.queue.try_send(Renewal { epoch, handled, received, answer }).map_err(|_| Failure::Overloaded)?;
         answered.await.unwrap_or(Err(Failure::Unknown))
     }
 
@@ -275,7 +299,7 @@ mod tests {
         epoch: Epoch,
         received: Instant,
     ) -> Option<Result<Answer, Failure>> {
-        let renewal = Renewal { epoch, received, answer: oneshot::channel().0 };
+        let renewal = Renewal { epoch, handled: 0, received, answer: oneshot::channel().0 };
         let mut table = leases.table();
         let leadership = table.leadership.clone();
         table.settle(directory, &renewal, leadership.as_ref())
@@ -300,7 +324,7 @@ mod tests {
         let directory = directory(&["a"]);
         let leases = leading(&directory);
         tokio::time::advance(Duration::from_millis(2900)).await;
-        leases.table().leases.get_mut(&1).unwrap().heard = Some(Instant::now());
+        leases.table().hear(1, Instant::now());
         tokio::time::advance(Duration::from_millis(200)).await;
         assert!(leases.table().mark_overdue(10));
         assert_eq!(leases.table().still_overdue(), []);
@@ -319,10 +343,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn stalls_excuse_a_gateway_also_while_its_renewal_waits_for_its_confirmation() {
+        let directory = directory(&["a"]);
+        let leases = leading(&directory);
+        for _ in 0..2 {
+            leases.table().hear(1, Instant::now());
+            // The majority is slow, so nothing is acknowledged; then the leader stands still, and the next renewal waits unread.
+            tokio::time::advance(Duration::from_millis(4500)).await;
+            leases.table().excuse(Duration::from_millis(2500));
+            assert!(!leases.table().mark_overdue(10) || leases.table().still_overdue().is_empty());
+        }
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(leases.table().mark_overdue(10));
+        assert_eq!(leases.table().still_overdue().len(), 1, "a stall is no excuse for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nobody_is_acknowledged_by_a_node_that_does_not_lead_or_could_not_confirm_it() {
         let directory = directory(&["a"]);
         let leases = leading(&directory);
-        let renewal = Renewal { epoch: 1, received: Instant::now(), answer: oneshot::channel().0 };
+        let renewal = Renewal { epoch: 1, handled: 0, received: Instant::now(), answer: oneshot::channel().0 };
         let refused = Some(Err(Failure::NotLeader { leader: None }));
         assert_eq!(leases.table().settle(&directory, &renewal, None), refused);
         let other = Leadership::for_tests(2);

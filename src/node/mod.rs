@@ -2,7 +2,8 @@
 //!
 //! - `replicated`: the directory behind the log
 //! - `proposals`: many gateways' commands share log entries
-//! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
+//! - `leases`, `expiry`, `claims`, `deaths`: deadlines in the leader's memory, endings in the log
+//! - `releases`: what gateways are asked to give up
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
@@ -17,6 +18,8 @@
 
 mod backend;
 mod backups;
+mod claims;
+mod deaths;
 mod expiry;
 mod feed;
 mod gauges;
@@ -29,6 +32,7 @@ mod meters;
 pub mod offline;
 mod parts;
 mod proposals;
+mod releases;
 mod replicated;
 mod requests;
 mod settings;

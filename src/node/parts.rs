@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{NoSockets, NodeBackend};
 use super::backups::Backups;
+use super::deaths::{Deaths, Suspects};
 use super::expiry::Expiry;
 use super::hash::Hashes;
 use super::leases::{self, Leases, Renewal};
@@ -103,6 +104,7 @@ impl Parts {
         let (raft, state) = (|| self.raft.clone(), || Arc::clone(&self.state));
         let process = || Arc::clone(&self.process);
         let requests = self.requests();
+        let (suspects, suspected) = Suspects::new();
         let others = self.others.clone();
         let view = Arc::new(NodeView::new(raft(), state()));
         let expiry = Expiry {
@@ -118,15 +120,18 @@ impl Parts {
             identity: Arc::clone(&self.identity),
             requests: requests.clone(),
             watches: self.watches(),
+            suspects,
         };
         let hashes = Arc::new(Hashes::new(state()));
-        let backend = Arc::new(self.backend(requests, Arc::clone(&view), Arc::clone(&hashes)));
+        let backend = Arc::new(self.backend(requests.clone(), Arc::clone(&view), Arc::clone(&hashes)));
 
         let mut tasks = JoinSet::new();
         tasks.spawn(proposals::run(raft(), queues.proposals, process()));
         tasks.spawn(leases::acknowledge(raft(), state(), self.leases.clone(), queues.renewals, process()));
         tasks.spawn(expiry.clone().run());
         tasks.spawn(expiry.clone().beat());
+        tasks.spawn(expiry.clone().release_claims());
+        tasks.spawn(Deaths::new(expiry.clone(), Arc::clone(&requests.hello)).run(suspected));
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));

@@ -75,7 +75,7 @@ impl Requests {
             },
             Begun::Rest(RequestBody::OpenSession(open)) => self.open(open).await,
             Begun::Rest(RequestBody::EndSession { epoch, reason, fenced }) => self.end(epoch, reason, fenced).await,
-            Begun::Rest(RequestBody::Renew { epoch, handled: _ }) => self.leases.renew(epoch).await,
+            Begun::Rest(RequestBody::Renew { epoch, handled }) => self.leases.renew(epoch, handled).await,
             Begun::Rest(RequestBody::Disconnect(disconnect)) => self.asked(Command::Disconnect(disconnect)).await,
             Begun::Rest(RequestBody::Ban { user, ban }) => self.asked(Command::Ban { user, ban }).await,
             Begun::Rest(RequestBody::Unban { user }) => {
@@ -288,7 +288,7 @@ fn state_word(member: &raft::Member) -> &'static str {
 
 /// Whether the process that held a session is certainly gone: its address refuses, or another process answers there. Silence
 /// proves nothing.
-async fn is_gone(addresses: &GatewayAddresses, nonce: &Arc<str>, hello: &Hello) -> bool {
+pub(super) async fn is_gone(addresses: &GatewayAddresses, nonce: &Arc<str>, hello: &Hello) -> bool {
     let Some(address) = &addresses.peer else { return false };
     let hello = Hello { purpose: Purpose::Identify, ..hello.clone() };
     match tokio::time::timeout(IDENTIFY_TIMEOUT, peer::dial(address, &hello)).await {

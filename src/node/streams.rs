@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::deaths::{Kept, Suspects};
 use super::requests::Requests;
 use super::watch::Watches;
 use crate::net::framed::{self, FrameReader};
@@ -40,6 +41,7 @@ pub(super) struct Streams {
     pub(super) identity: Arc<Identity>,
     pub(super) requests: Requests,
     pub(super) watches: Watches,
+    pub(super) suspects: Suspects,
 }
 
 impl Streams {
@@ -84,7 +86,12 @@ impl Streams {
         let Hello { from, purpose, .. } = hello;
         tracing::debug!(%from, ?purpose, "a peer stream begins");
         match purpose {
-            Purpose::Control => self.control(reader, writer).await,
+            Purpose::Control => {
+                let mut kept = Kept::default();
+                let ended = self.control(reader, writer, &mut kept).await;
+                self.suspects.tell(kept);
+                ended
+            }
             Purpose::Watch(start) => self.watches.serve(start, reader, writer).await,
             Purpose::Identify => Ok(()),
             Purpose::Link => {
@@ -93,8 +100,14 @@ impl Streams {
         }
     }
 
-    /// Reads requests, begins them in order, and writes answers as they come.
-    async fn control(&self, mut reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> io::Result<()> {
+    /// Reads requests, begins them in order, and writes answers as they come. `kept` are the sessions that the caller
+    /// keeps.
+    async fn control(
+        &self,
+        mut reader: FrameReader<OwnedReadHalf>,
+        writer: OwnedWriteHalf,
+        kept: &mut Kept,
+    ) -> io::Result<()> {
         let (answers, mut queue) = mpsc::channel::<Bytes>(ANSWERS_MAX);
         let mut under_way = JoinSet::new();
         let writing = framed::write_all(writer, &mut queue, WRITE_STALL);
@@ -105,6 +118,7 @@ impl Streams {
                 Some(_) = under_way.join_next() => {}
                 request = reader.next::<Request>(), if under_way.len() < REQUESTS_IN_FLIGHT_MAX => {
                     let Some(Request { id, body }) = request? else { return Ok(()) };
+                    kept.note(&body);
                     let begun = self.requests.begin(body);
                     let (requests, answers) = (self.requests.clone(), answers.clone());
                     under_way.spawn(async move {

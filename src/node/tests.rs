@@ -10,6 +10,8 @@ use crate::client::{Directory, Settings as ClientSettings};
 use crate::directory::{Batch, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register};
 use crate::wire::peer::{Answer, Failure, RequestBody, Stamp, WatchFrame, WatchFrom};
 
+mod ownership;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Group {

@@ -313,6 +313,16 @@ pub enum Failure {
         /// Which limit.
         why: String,
     },
+    /// The gateway renews but has not handled what it was asked to release for a whole lease. Nothing was changed; the lease
+    /// is not extended.
+    #[error(
+        "the lease is not extended: release requests since revision {since} were not handled for a whole lease; stop serving \
+         those connections, unregister them, and say so in handled_revision"
+    )]
+    Ignored {
+        /// Since when the oldest of them stands.
+        since: Revision,
+    },
     /// It may or may not take effect. Repeating the same request is safe.
     #[error("the outcome is not known")]
     Unknown,

@@ -12,6 +12,9 @@ use crate::harness::{Cluster, Load, Socket, eventually, within};
 /// a slow machine.
 const CLEAN_UP: Duration = Duration::from_millis(3000 + 500 + 3500);
 
+/// A process that is gone is noticed long before its lease is over.
+const NOTICED: Duration = Duration::from_millis(2000);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
     let mut cluster = Cluster::start(3, 1).await;
@@ -87,19 +90,22 @@ async fn a_killed_gateway_takes_its_entries_with_it_and_no_others() {
     cluster.gateways.get_mut("gw-1").unwrap().kill();
     let killed = Instant::now();
 
-    // Until the lease is over the truth is not known; it is never called offline.
+    // Until its end is in the log the truth is not known; before that it is never called offline.
     let answer = cluster.http.post(&api, "/v1/users/lost-0/push", json!({ "data": 1 })).await;
-    assert_eq!((answer.status, &answer.body["results"][0]["status"]), (200, &json!("unreachable")), "{}", answer.body);
+    if answer.status == 200 {
+        assert_eq!(answer.body["results"][0]["status"], "unreachable", "{}", answer.body);
+    } else {
+        assert_eq!((answer.status, &answer.body["error"]["code"]), (404, &json!("offline")), "{}", answer.body);
+    }
 
     for api in cluster.apis() {
-        within(CLEAN_UP.saturating_sub(killed.elapsed()), "the entries are gone", async || {
+        within(NOTICED.saturating_sub(killed.elapsed()), "the entries are gone", async || {
             (cluster.user(&api, "lost-0").await["online"] == false).then_some(())
         })
         .await;
         let stats = cluster.http.get(&api, "/v1/stats").await.body;
         assert_eq!(stats["connections"], 1, "all of them went together: {stats}");
     }
-    assert!(killed.elapsed() > Duration::from_millis(2300), "not before the lease: {:?}", killed.elapsed());
     cluster.http.post(&api, "/v1/users/kept/push", json!({ "data": 1 })).await;
     assert_eq!(kept.expect_push().await, 1);
 
