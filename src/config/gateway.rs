@@ -187,3 +187,51 @@ impl GatewayArgs {
         Ok(settings)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: GatewayArgs,
+    }
+
+    async fn policy(flags: &[&str]) -> Result<Policy, String> {
+        let needed = ["gateway", "--id", "gw-1", "--directory", "d:1"];
+        let listeners =
+            ["--listen-clients", "127.0.0.1:0", "--listen-api", "127.0.0.1:0", "--listen-peer", "127.0.0.1:0"];
+        let line = needed.iter().chain(&listeners).chain(flags);
+        let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        line.args.settings().await.map(|settings| settings.policy).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn policies_are_put_together_from_their_flags() {
+        let (user, device) = (Per::User, Per::Device);
+        for (flags, meant) in [
+            (&[][..], Policy::multi(16)),
+            (&["--max", "3", "--per", "device"], Policy::Multi { max: 3, per: device }),
+            (&["--policy", "newest_wins"], Policy::NewestWins { per: user, handover: Handover::Wait }),
+            (
+                &["--policy", "newest_wins", "--per", "device", "--handover", "immediate"],
+                Policy::NewestWins { per: device, handover: Handover::Immediate },
+            ),
+            (&["--policy", "oldest_wins", "--per", "device"], Policy::OldestWins { per: device }),
+        ] {
+            assert_eq!(policy(flags).await, Ok(meant), "{flags:?}");
+        }
+        for (flags, why) in [
+            (["--policy", "best"], "newest_wins, oldest_wins"),
+            (["--per", "town"], "user, device"),
+            (["--handover", "never"], "wait, immediate"),
+            (["--max", "0"], "at least one connection"),
+        ] {
+            let refused = policy(&flags).await.unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+}

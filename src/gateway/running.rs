@@ -192,7 +192,7 @@ impl Parts {
             meters: meters.clone(),
             exclusive: settings.is_exclusive(),
             open: asked_for(&settings, Arc::clone(&nonce), addresses),
-            taken_wait: settings.taken_wait,
+            taken_wait: settings.lease + settings.taken_slack,
             lost_grace: settings.lease_lost_grace,
             session,
             fenced: fenced_out,

@@ -90,6 +90,7 @@ pub(super) struct Keeper<A> {
     pub(super) exclusive: bool,
     /// What is asked for, but for the attempt.
     pub(super) open: OpenSession,
+    /// How long a name that another process holds is asked for at the start.
     pub(super) taken_wait: Duration,
     pub(super) lost_grace: Duration,
     /// To the registrar: the session to register in.
@@ -153,7 +154,7 @@ impl<A: Ask> Keeper<A> {
         let began = Instant::now();
         let had_session = self.open.attempt > 0;
         self.open.attempt += 1;
-        let mut is_repeated = false;
+        let (mut is_repeated, mut is_told) = (false, false);
         loop {
             let sent = clock::boottime();
             let body = RequestBody::OpenSession(self.open.clone());
@@ -173,7 +174,10 @@ impl<A: Ask> Keeper<A> {
                     if began.elapsed() >= self.taken_wait {
                         return Err(ExitReason::Taken { id, epoch });
                     }
-                    tracing::debug!(epoch, "another process holds this gateway's name; asking again");
+                    if !std::mem::replace(&mut is_told, true) {
+                        let (wait, gateway) = (self.taken_wait, &self.open.gateway);
+                        tracing::warn!(%gateway, epoch, ?wait, "another process holds this gateway id; waiting for it to go");
+                    }
                     TAKEN_PAUSE
                 }
                 Ok(Answer::NotOpened { why }) if !is_repeated => return Err(ExitReason::Refused(why)),

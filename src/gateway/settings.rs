@@ -33,9 +33,9 @@ pub struct Settings {
     pub lease: Duration,
     /// How long sockets stay open after the lease was lost. A minute bridges the restart of a directory node.
     pub lease_lost_grace: Duration,
-    /// How long a name that another process holds is asked for at the start: a crashed predecessor's lease runs out
-    /// meanwhile, and the leader finds out whether it still answers.
-    pub taken_wait: Duration,
+    /// A name that another process holds is asked for at the start for a lease, in which that of a crashed predecessor runs
+    /// out, and this longer: a change of leader, and leases that differ a little.
+    pub taken_slack: Duration,
     /// Limits of client sockets.
     pub clients: ClientLimits,
     /// Limits of registrations.
@@ -146,7 +146,7 @@ impl Default for Settings {
             policy: Policy::multi(16),
             lease: Duration::from_secs(3),
             lease_lost_grace: Duration::from_secs(60),
-            taken_wait: Duration::from_secs(30),
+            taken_slack: Duration::from_secs(9),
             clients: ClientLimits::default(),
             registrar: RegistrarLimits::default(),
             peers: PeerLimits::default(),

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::farewell::Farewell;
-use super::outbox::{Bound, Burst, Entered, Outbox, Push, Room};
+use super::outbox::{self, Bound, Burst, Entered, Outbox, Push, Room};
 use crate::directory::{Epoch, Policy, Reason, Register, Release, Revision, Serial};
 use crate::gateway::answers::Ticket;
 use crate::gateway::lease::Lease;
@@ -217,6 +217,7 @@ impl Handle {
     ) -> TargetStatus {
         let entered = self.change(|outbox| {
             if outbox.is_of(epoch) && !outbox.is_ending() && !self.holds(epoch) {
+                outbox::settle(ticket, TargetStatus::Fenced);
                 return Entered::Fenced;
             }
             let entered = outbox.push(epoch, tail, ticket, self.common.room);

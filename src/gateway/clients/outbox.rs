@@ -48,9 +48,7 @@ pub(super) struct Push {
 impl Push {
     /// Writing it failed on the way: it may have arrived.
     pub(super) fn in_doubt(self) {
-        if let Some((ticket, _)) = self.ticket {
-            ticket.settle(TargetStatus::Timeout);
-        }
+        settle(self.ticket, TargetStatus::Timeout);
     }
 }
 
@@ -174,6 +172,7 @@ impl Outbox {
         let (messages, bytes) = (self.held.0 + 1, self.held.1 + tail.bytes() + MESSAGE_OVERHEAD);
         // A single message is taken whatever its size: the limit of its body was checked where it came in.
         if messages > 1 && (messages > room.messages || bytes > room.bytes) {
+            settle(ticket, TargetStatus::Slow);
             return Entered::Full;
         }
         self.held = (messages, bytes);
@@ -202,9 +201,8 @@ impl Outbox {
         if self.farewell.is_some() {
             return Burst { farewell: self.farewell.clone(), ..Burst::default() };
         }
-        let mut burst = Burst::default();
-        burst.announce = self.announce.take();
-        burst.ping = std::mem::take(&mut self.ping);
+        let (announce, ping) = (self.announce.take(), std::mem::take(&mut self.ping));
+        let mut burst = Burst { announce, ping, ..Burst::default() };
         let Some(bound) = self.bound else { return burst };
         let mut bytes = 0;
         while bytes < bytes_max {
@@ -271,6 +269,13 @@ impl Outbox {
             self.held.0 = self.held.0.saturating_sub(1);
             self.held.1 = self.held.1.saturating_sub(push.tail.bytes() + MESSAGE_OVERHEAD);
         }
+    }
+}
+
+/// What was not queued is told, where somebody waits for it.
+pub(super) fn settle(ticket: Option<(Ticket, Ack)>, status: TargetStatus) {
+    if let Some((ticket, _)) = ticket {
+        ticket.settle(status);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Client sockets over real TCP, with a directory in memory behind the registrar.
 
 mod deliver;
+mod ownership;
 mod raw;
 mod size;
 
@@ -19,6 +20,7 @@ use crate::gateway::Policy;
 use crate::gateway::delivery::Deliveries;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
+use crate::gateway::ours::Ours;
 use crate::gateway::registrar::{Lines, Registrar};
 use crate::gateway::replica::Replica;
 use crate::gateway::running::look_after;
@@ -32,6 +34,7 @@ use crate::wire::close::CloseCode;
 /// A gateway without a cluster.
 struct Bench {
     hub: Arc<Hub>,
+    ours: Arc<Ours>,
     world: World,
     deliveries: Deliveries,
     address: SocketAddr,
@@ -61,6 +64,8 @@ impl Bench {
         let (commands, commands_out) = mpsc::channel(1000);
         let (session, session_out) = watch::channel(None);
         let lines = Lines { commands: commands_out, session: session_out, fenced: watch::channel(0).0 };
+        let ours = Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), commands.clone()));
+        world.watched_by(Some(Arc::clone(&ours)));
         let hub = Arc::new(Hub::new(
             Arc::clone(&settings),
             meters.clone(),
@@ -79,7 +84,7 @@ impl Bench {
         tasks.spawn(look_after(Arc::clone(&hub), never()));
         tasks.spawn(serve(listener, router(Arc::clone(&hub)), ServeLimits::default(), never()));
         let deliveries = Deliveries::new(table, lease, replica, meters, settings.peers.clone());
-        Self { hub, world, deliveries, address, session, epoch: 0, _tasks: tasks }
+        Self { hub, ours, world, deliveries, address, session, epoch: 0, _tasks: tasks }
     }
 
     fn lease(&self, epoch: u64) {
@@ -108,7 +113,7 @@ impl Bench {
 
 #[tokio::test]
 async fn a_client_is_turned_away_before_the_upgrade_with_a_reason() {
-    let bench = Bench::start_without_session(|_| {}).await;
+    let bench = Bench::start_without_session(|settings| settings.clients.lease_wait = Duration::from_millis(50)).await;
     let (_, head) = Raw::ask(bench.address, "/ws?user=alice", "").await;
     assert!(head.starts_with("HTTP/1.1 503 ") && head.to_ascii_lowercase().contains("\r\nretry-after: "), "{head}");
     let bench = Bench::start(|settings| settings.clients.connections_max = 1).await;
@@ -270,6 +275,7 @@ async fn a_silent_client_is_pinged_and_then_closed_and_one_that_answers_stays() 
 async fn a_registration_that_is_not_committed_in_time_ends_with_4100_and_leaves_no_ghost() {
     let bench = Bench::start(|settings| settings.registrar.register_wait = Duration::from_millis(80)).await;
     bench.world.set_trouble(100);
+    bench.world.watched_by(None);
     let mut client = Raw::open(bench.address, "/ws?user=alice").await;
     assert_eq!(client.expect_end(4100).await["reconnect"], true);
     bench.world.set_trouble(0);
