@@ -339,8 +339,8 @@ impl<A: Ask> Registrar<A> {
         tracing::error!(seq, why, "the directory refuses a batch; its registrations are given up");
         if let Some(position) = self.under_way.iter().position(|sent| sent.seq() == seq) {
             for handle in self.under_way.remove(position).map(|sent| sent.handles).unwrap_or_default() {
-                self.table.leave(&handle);
                 handle.close(CloseCode::Overloaded);
+                self.table.leave(&handle);
             }
             for sent in self.under_way.range_mut(position..) {
                 sent.batch.seq = Some(sent.seq() - 1);

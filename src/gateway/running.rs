@@ -136,6 +136,12 @@ fn advertised(settings: &Settings, clients: SocketAddr, api: SocketAddr, peer: S
     }
 }
 
+/// What asks the directory.
+fn client_of(settings: &Settings, name: &str) -> Directory {
+    let (cluster, nodes) = (settings.cluster.clone(), settings.directory.clone());
+    Directory::new(client::Settings { cluster, name: name.to_owned(), nodes })
+}
+
 /// The session that is asked for; its keeper counts the attempts.
 fn asked_for(settings: &Settings, nonce: Arc<str>, addresses: GatewayAddresses) -> OpenSession {
     OpenSession { gateway: settings.id.as_str().into(), nonce, attempt: 0, lease_ms: settings.lease_ms(), addresses }
@@ -161,11 +167,7 @@ impl Parts {
         let settings = Arc::new(settings);
         let nonce: Arc<str> = chance::nonce().into();
         let name = format!("gateway {}", settings.id);
-        let directory = Directory::new(client::Settings {
-            cluster: settings.cluster.clone(),
-            name: name.clone(),
-            nodes: settings.directory.clone(),
-        });
+        let directory = client_of(&settings, &name);
         let process = telemetry::process_name("gateway", &settings.id);
         let meters = Meters::new(&settings.id);
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());

@@ -257,6 +257,7 @@ impl<A: Ask> Keeper<A> {
                     Ok(Answer::Gone) => return Left::Lost,
                     Ok(other) => tracing::error!(?other, "an answer to another question"),
                     Err(failure) => {
+                        tracing::debug!(epoch, %failure, "a renewal failed; repeating it soon");
                         note(&self.no_quorum, &failure);
                         next = next.min(Instant::now() + chance::jittered(RENEW_PAUSE, 0.5));
                     }

@@ -101,6 +101,12 @@ impl Hub {
         let _ = timeout(self.settings.clients.lease_wait, held).await;
     }
 
+    /// Clients that wait for their upgrade.
+    #[cfg(test)]
+    pub(super) fn lease_waiters(&self) -> usize {
+        self.settings.clients.lease_waiters_max - self.lease_waiters.available_permits()
+    }
+
     /// Runs a socket; it belongs to this gateway from now on.
     pub(super) fn run(&self, socket: impl Future<Output = ()> + Send + 'static) {
         let mut sockets = self.sockets.lock().expect("no code panics while holding this lock");

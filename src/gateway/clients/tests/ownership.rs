@@ -211,6 +211,32 @@ async fn past_the_deadline_nothing_is_written_or_passed_on_and_then_it_goes_on()
 }
 
 #[tokio::test]
+async fn who_arrives_without_a_lease_waits_a_while_for_it_and_is_told_to_come_back_then() {
+    let bench = Bench::start(|settings| {
+        settings.policy = NEWEST;
+        settings.clients.lease_wait = Duration::from_secs(1);
+        settings.clients.lease_waiters_max = 1;
+    })
+    .await;
+    bench.expire();
+    let first = tokio::spawn(Raw::ask(bench.address, "/ws?user=alice", ""));
+    let refused = |head: &str| head.starts_with("HTTP/1.1 503 ") && head.to_ascii_lowercase().contains("retry-after");
+    let (_, head) = first.await.unwrap();
+    assert!(refused(&head), "it waited in vain: {head}");
+
+    let waits = tokio::spawn(Raw::ask(bench.address, "/ws?user=alice", ""));
+    while bench.hub.lease_waiters() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (_, head) = Raw::ask(bench.address, "/ws?user=bob", "").await;
+    assert!(refused(&head) && !waits.is_finished(), "no place among those who wait: {head}");
+    bench.confirm();
+    let (mut alice, head) = waits.await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    alice.expect("welcome").await;
+}
+
+#[tokio::test]
 async fn shared_connections_are_served_without_a_lease() {
     let bench = Bench::start(|_| {}).await;
     let (mut alice, serial) = bench.welcomed("alice").await;
