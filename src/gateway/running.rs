@@ -183,7 +183,7 @@ impl Parts {
         let keeper = Keeper {
             // A stream of its own: renewals never queue behind registrations, and a leader that does not answer one in a
             // third of a lease is left while there is time to ask another node.
-            ask: directory.separate(settings.lease * 3 / 10),
+            ask: directory.for_leases(settings.lease * 3 / 10),
             lease: Arc::clone(&lease),
             table: Arc::clone(&table),
             meters: meters.clone(),

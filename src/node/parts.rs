@@ -127,11 +127,13 @@ impl Parts {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(proposals::run(raft(), queues.proposals, process()));
-        tasks.spawn(leases::acknowledge(raft(), state(), self.leases.clone(), queues.renewals, process()));
-        tasks.spawn(expiry.clone().run());
-        tasks.spawn(expiry.clone().beat());
-        tasks.spawn(expiry.clone().release_claims());
-        tasks.spawn(Deaths::new(expiry.clone(), Arc::clone(&requests.hello)).run(suspected));
+        let of_leases = &self.threads;
+        let acknowledge = leases::acknowledge(raft(), state(), self.leases.clone(), queues.renewals, process());
+        tasks.spawn_on(acknowledge, of_leases);
+        tasks.spawn_on(expiry.clone().run(), of_leases);
+        tasks.spawn_on(expiry.clone().beat(), of_leases);
+        tasks.spawn_on(expiry.clone().release_claims(), of_leases);
+        tasks.spawn_on(Deaths::new(expiry.clone(), Arc::clone(&requests.hello)).run(suspected), of_leases);
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));

@@ -66,6 +66,8 @@ pub enum Purpose {
     Link,
     /// Nothing: the caller only wants to know who answers here.
     Identify,
+    /// As `Control`, for opening, renewing and ending sessions: a node answers these whatever else it has to do.
+    Leases,
 }
 
 /// Answer to a [`Hello`].

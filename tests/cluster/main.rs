@@ -12,6 +12,7 @@ mod failures;
 mod full;
 mod harness;
 mod members;
+mod overload;
 mod refusals;
 mod restore;
 mod services;
