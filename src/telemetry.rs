@@ -43,7 +43,7 @@ enum Kind {
 }
 
 /// What every metric of ours tells.
-const METRICS_HELP: [(Kind, &str, &str); 48] = {
+const METRICS_HELP: [(Kind, &str, &str); 51] = {
     use Kind::{Counter, Gauge, Histogram};
     [
         (Gauge, "switchboard_build_info", "Always 1; the labels say what runs."),
@@ -87,6 +87,9 @@ const METRICS_HELP: [(Kind, &str, &str); 48] = {
             "switchboard_watch_lag_revisions",
             "Revisions by which a watcher was behind when it was sent more.",
         ),
+        (Gauge, "switchboard_watch_retained_events", "Changes that this node retains for watches and histories."),
+        (Gauge, "switchboard_watch_retained_bytes", "Memory of these changes, estimated."),
+        (Gauge, "switchboard_watch_oldest_revision", "Watches may begin after this revision, or after a later one."),
         (Gauge, "switchboard_gateway_connections", "Client sockets of this gateway."),
         (Counter, "switchboard_gateway_connects_total", "Clients that arrived, by result."),
         (Counter, "switchboard_gateway_disconnects_total", "Clients that went, by close code."),

@@ -49,6 +49,19 @@ pub trait Backend: Send + Sync + 'static {
     /// Opens a feed of changes for people and services.
     fn feed(&self, request: FeedRequest) -> impl Future<Output = Result<Feed, FeedRefused>> + Send;
 
+    /// What is retained of a user, up to `revision` at least, which [`Backend::view`] shows already.
+    fn history(&self, user: &str, revision: Revision) -> impl Future<Output = Result<History, FeedRefused>> + Send;
+
+    /// When each of these users was last connected, milliseconds since 1970, as far as that is retained up to `revision`; they
+    /// are not connected now. `None` where it is not known, or would have to be asked of another process although the
+    /// answer shall not depend on others (`alone`).
+    fn last_seen(
+        &self,
+        users: &[&str],
+        revision: Revision,
+        alone: bool,
+    ) -> impl Future<Output = Vec<Option<u64>>> + Send;
+
     /// Hashes the state of this process. Only a directory node has one.
     fn hash(&self, _ask: HashAsk) -> impl Future<Output = Result<StateHash, StateRefused>> + Send {
         ready(Err(StateRefused::NotHere))
@@ -138,12 +151,33 @@ pub struct FeedItem {
     pub json: Bytes,
 }
 
-/// Why a feed can't be opened.
+/// What is retained of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The changes that are about the user as JSON objects, the oldest first, as a feed of the user shows them.
+    pub lines: Vec<Bytes>,
+    /// Nothing is missing that happened after this revision; of what happened up to it nothing is told.
+    pub oldest_revision: Revision,
+}
+
+/// Why a feed can't be opened, or a history can't be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FeedRefused {
     /// The changes after that mark are no longer held.
     #[error("changes are held only after revision {oldest}")]
     Compacted {
+        /// The oldest revision after which a feed may begin.
+        oldest: Revision,
+    },
+    /// There is no such mark: it was given by another cluster, or by this one before all its data was removed.
+    #[error(
+        "revision {asked} is none of this cluster, which is at {now}: it was founded anew, or the mark is of another one"
+    )]
+    Ahead {
+        /// The mark.
+        asked: Revision,
+        /// Where the cluster is.
+        now: Revision,
         /// The oldest revision after which a feed may begin.
         oldest: Revision,
     },

@@ -37,7 +37,7 @@ use crate::telemetry;
 use crate::wire::http::{Applied, ErrorCode};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
-pub use backend::{Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, StateRefused};
+pub use backend::{Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, History, StateRefused};
 pub use limits::ApiLimits;
 
 use error::Error;
@@ -53,6 +53,7 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
     };
     Router::new()
         .route("/v1/users/{user}", get(users::get::<B>).head(users::head::<B>))
+        .route("/v1/users/{user}/history", get(users::history::<B>))
         .route("/v1/users:lookup", post(users::lookup::<B>))
         .route("/v1/connections/{id}", get(connections::get::<B>).merge(later::delete_connection()))
         .route("/v1/connections", get(connections::list::<B>))

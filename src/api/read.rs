@@ -39,6 +39,11 @@ impl Freshness {
         Self::with_default(true, query, limits)
     }
 
+    /// Whether the answer is to come from memory, whatever else is out of reach.
+    pub(super) fn is_cached(&self) -> bool {
+        self.cached
+    }
+
     /// Longest wait for what was asked for.
     pub(super) fn within(&self) -> Duration {
         self.within

@@ -4,8 +4,9 @@
 //! - `proposals`: many gateways' commands share log entries
 //! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
+//! - `closings`, `trail`, `history`, `lines`: single connections of ended sessions, and who was where
 //! - `members`: who belongs to the group, as it changes
-//! - `requests`, `streams`: what gateways ask, and the peer listener
+//! - `requests`, `find`, `streams`: what gateways ask, and the peer listener
 //! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `offline`: files of nodes that do not run
@@ -17,13 +18,17 @@
 
 mod backend;
 mod backups;
+mod closings;
 mod expiry;
 mod feed;
+mod find;
 mod gauges;
 #[cfg(test)]
 mod golden;
 mod hash;
+mod history;
 mod leases;
+mod lines;
 mod members;
 mod meters;
 pub mod offline;
@@ -34,8 +39,11 @@ mod requests;
 mod settings;
 mod streams;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod threads;
+mod trail;
 mod view;
 mod watch;
 mod watch_hub;
@@ -51,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use raft::LogEngine;
 pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
+pub use watch_hub::{RETAIN_BYTES, RETAIN_EVENTS};
 
 use crate::net::Listener;
 use parts::Parts;

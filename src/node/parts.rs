@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::backend::{NoSockets, NodeBackend};
 use super::backups::Backups;
 use super::expiry::Expiry;
+use super::feed::Feeds;
 use super::hash::Hashes;
 use super::leases::{self, Leases, Renewal};
 use super::members;
@@ -70,7 +71,7 @@ impl Parts {
     ) -> Result<(Self, Queues), StartError> {
         let started = Instant::now();
         let process = telemetry::process_name("directory", &settings.id.to_string());
-        let hub = Arc::new(WatchHub::default());
+        let hub = Arc::new(WatchHub::new(settings.retention()));
         let state = Arc::new(Replicated::new(Arc::clone(&hub), &process));
         let of_raft = settings.raft(api, peer);
         let nodes = of_raft.founders.values().map(|founder| founder.peer.clone()).collect();
@@ -129,6 +130,7 @@ impl Parts {
         tasks.spawn(expiry.clone().beat());
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
+        tasks.spawn(settle(Arc::clone(&self.hub)));
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(hashes.keep(process()));
         tasks.spawn(members::keep_learning(raft(), others));
@@ -144,6 +146,8 @@ impl Parts {
             raft: self.raft.clone(),
             proposals: self.proposals.clone(),
             leases: self.leases.clone(),
+            state: Arc::clone(&self.state),
+            hub: Arc::clone(&self.hub),
             others: self.others.clone(),
             election_max: self.settings.election.1,
             hello: Arc::new(Hello::new(cluster, from, Purpose::Identify)),
@@ -164,15 +168,20 @@ impl Parts {
         let Identity { cluster, name, nonce } = &*self.identity;
         let links = Links::new(cluster, name);
         let process = Arc::clone(&self.process);
+        let feeds = Feeds {
+            hub: Arc::clone(&self.hub),
+            confirmed: Arc::clone(&view.confirmed),
+            confirm_within: self.confirm_within(),
+            process: Arc::clone(&self.process),
+        };
         NodeBackend {
+            feeds: Arc::new(feeds),
             router: Router::new(Arc::clone(&view), Arc::new(NoSockets), links, http::Client::new(), process),
             view,
             hashes,
             backups: Backups::new(self.raft.clone()),
             requests,
             others: self.others.clone(),
-            hub: Arc::clone(&self.hub),
-            confirm_within: self.confirm_within(),
             info: Info {
                 role: "directory".to_owned(),
                 id: self.settings.id.to_string(),
@@ -189,6 +198,11 @@ impl Parts {
     fn confirm_within(&self) -> Duration {
         self.settings.election.1 * 2 + CONFIRM_MARGIN
     }
+}
+
+/// Does for the hub what takes too long for where entries are applied.
+async fn settle(hub: Arc<WatchHub>) {
+    hub.settle().await;
 }
 
 /// Opens streams to other nodes.

@@ -42,6 +42,8 @@ async fn group(size: u64) -> Group {
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             snapshot_every: SNAPSHOT_EVERY,
             disk_reserve: 0,
+            retain_events: RETAIN_EVENTS,
+            retain_bytes: RETAIN_BYTES,
             log_engine: LogEngine::default(),
         };
         nodes.push(Node::start_on(settings, api, peer, CancellationToken::new()).await.unwrap());

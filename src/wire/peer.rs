@@ -107,7 +107,7 @@ pub struct Request {
     pub body: RequestBody,
 }
 
-/// What is asked. All but `Cluster` are answered by the leader only.
+/// What is asked. `Cluster`, `Find` and `LastSeen` are answered by every node, all else by the leader only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RequestBody {
     /// Open a session.
@@ -136,6 +136,24 @@ pub enum RequestBody {
     Members,
     /// Change the group.
     Change(GroupChange),
+    /// Where users are, by a linearizable read.
+    Find(Vec<Who>),
+    /// When users were last connected who are not now.
+    LastSeen {
+        /// The users.
+        users: Vec<Arc<str>>,
+        /// The node first applies at least this revision.
+        revision: Revision,
+    },
+}
+
+/// Who is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Who {
+    /// A user.
+    User(Arc<str>),
+    /// The user who has this connection.
+    Holder(ConnectionId),
 }
 
 /// A change of the group of directory nodes. Each may be repeated: what is so already is not changed again.
@@ -216,6 +234,30 @@ pub enum Answer {
     Cluster(super::http::Cluster),
     /// To `Change`: the revision at which it is so.
     Changed(Result<Revision, ChangeRefused>),
+    /// To `Find`.
+    Found(FoundUsers),
+    /// To `LastSeen`: milliseconds since 1970, in order; `None` where it is no longer retained, or never was.
+    LastSeen(Vec<Option<u64>>),
+}
+
+/// Where users are at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundUsers {
+    /// The revision.
+    pub revision: Revision,
+    /// The sessions that hold the connections, each once.
+    pub sessions: Vec<(Epoch, Arc<Session>)>,
+    /// One for each who was looked for, in order.
+    pub users: Vec<FoundUser>,
+}
+
+/// Where a user is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundUser {
+    /// The user; `None` where a connection was named that nobody has.
+    pub user: Option<Arc<str>>,
+    /// All connections of the user.
+    pub connections: Vec<(ConnectionId, Arc<Connection>)>,
 }
 
 /// Why the group was not changed. Nothing was.
@@ -297,6 +339,8 @@ pub enum WatchFrom {
     Snapshot,
     /// With what comes after this revision; answered by `Compacted` if that is no longer held.
     After(Revision),
+    /// As `Snapshot`, but of the sessions only: for a replica that asks for the users that it needs.
+    Sessions,
 }
 
 /// What a watcher sends: its own clock, to be echoed. Two clocks are never compared.

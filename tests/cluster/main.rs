@@ -11,6 +11,7 @@ mod everyday;
 mod failures;
 mod full;
 mod harness;
+mod history;
 mod members;
 mod refusals;
 mod restore;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::watch;
 
-use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest};
+use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, History};
 use crate::directory::{
     Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session,
 };
@@ -34,6 +34,10 @@ pub(super) struct Told {
     pub(super) feed_refused: Option<FeedRefused>,
     /// Changes of the group that are refused, by what is asked; all others are done.
     pub(super) changes_refused: Vec<(GroupChange, ChangeRefused)>,
+    /// Users with a line of their history.
+    pub(super) history: Vec<(&'static str, &'static str)>,
+    /// Users and when they were last connected.
+    pub(super) last_seen: Vec<(&'static str, u64)>,
     /// The process must not answer for the cluster.
     pub(super) shut_out: Option<String>,
 }
@@ -235,6 +239,7 @@ impl Backend for Alone {
             RequestBody::Leases => {
                 Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
             }
+            RequestBody::Find(_) | RequestBody::LastSeen { .. } => panic!("the API asks the view and the backend"),
             RequestBody::Change(change) => {
                 let told = self.told.lock().unwrap();
                 let refused = told.changes_refused.iter().find(|(of, _)| *of == change);
@@ -256,6 +261,23 @@ impl Backend for Alone {
 
     async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
         orders.iter().map(|order| self.resolve(order)).collect()
+    }
+
+    async fn history(&self, user: &str, revision: Revision) -> Result<History, FeedRefused> {
+        let told = self.told.lock().unwrap();
+        if let Some(refused) = told.feed_refused.clone() {
+            return Err(refused);
+        }
+        assert!(revision <= self.revision(), "it is asked for what the view shows");
+        let lines =
+            told.history.iter().filter(|(of, _)| *of == user).map(|(_, line)| Bytes::from_static(line.as_bytes()));
+        Ok(History { lines: lines.collect(), oldest_revision: 3 })
+    }
+
+    async fn last_seen(&self, users: &[&str], _: Revision, _: bool) -> Vec<Option<u64>> {
+        let told = self.told.lock().unwrap();
+        let seen = |user: &&str| told.last_seen.iter().find(|(of, _)| of == user).map(|(_, at)| *at);
+        users.iter().map(seen).collect()
     }
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
