@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
 
@@ -61,6 +62,11 @@ pub trait Backend: Send + Sync + 'static {
         revision: Revision,
         alone: bool,
     ) -> impl Future<Output = Vec<Option<u64>>> + Send;
+
+    /// Has a read answered by a directory node, as it came: asked where [`View::holds_all`] says no, which a node never does.
+    fn pass_on(&self, _path: &str) -> impl Future<Output = Result<PassedOn, FeedRefused>> + Send {
+        ready(Err(FeedRefused::Unavailable("this process answers itself".to_owned())))
+    }
 
     /// Hashes the state of this process. Only a directory node has one.
     fn hash(&self, _ask: HashAsk) -> impl Future<Output = Result<StateHash, StateRefused>> + Send {
@@ -151,6 +157,17 @@ pub struct FeedItem {
     pub json: Bytes,
 }
 
+/// The answer of another process.
+#[derive(Debug, Clone)]
+pub struct PassedOn {
+    /// Its status; an error is passed on, too.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
 /// What is retained of a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
@@ -160,7 +177,7 @@ pub struct History {
     pub oldest_revision: Revision,
 }
 
-/// Why a feed can't be opened, or a history can't be had.
+/// Why a feed can't be opened, or a history or another read can't be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FeedRefused {
     /// The changes after that mark are no longer held.

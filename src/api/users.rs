@@ -13,14 +13,14 @@ use super::request::{self, Query, Segment};
 use super::{Api, Backend, Error, History};
 use crate::clock;
 use crate::directory::Revision;
-use crate::view::{At, Found, View};
+use crate::view::{At, Found, Stale, View};
 use crate::wire::http::{ErrorCode, HistoryBody, UserBody, UsersBody, UsersQuery};
 
 /// `GET /v1/users/{user}`
 pub(super) async fn get<B: Backend>(State(api): State<Api<B>>, user: Segment, query: Query) -> Result<Response, Error> {
     let user = user.user()?;
-    let fresh = Freshness::from_query(&query, &api.limits)?;
-    let (found, revision, shows) = fresh.read(api.backend.view(), |view| view.user(&user)).await?;
+    let (fresh, view) = (Freshness::from_query(&query, &api.limits)?, api.backend.view());
+    let (found, revision, shows) = fresh.read_found(view, view.user(&user)).await?;
     let mut body = body(user, &found, revision);
     tell_last_seen(&*api.backend, &fresh, [&mut body], revision).await;
     Ok(shows.json(StatusCode::OK, &body))
@@ -33,8 +33,8 @@ pub(super) async fn head<B: Backend>(
     query: Query,
 ) -> Result<Response, Error> {
     let user = user.user()?;
-    let fresh = Freshness::from_query(&query, &api.limits)?;
-    let (found, _, shows) = fresh.read(api.backend.view(), |view| view.user(&user)).await?;
+    let (fresh, view) = (Freshness::from_query(&query, &api.limits)?, api.backend.view());
+    let (found, _, shows) = fresh.read_found(view, view.user(&user)).await?;
     let status = if found.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
     Ok(shows.onto(status.into_response()))
 }
@@ -45,7 +45,7 @@ pub(super) async fn lookup<B: Backend>(
     query: Query,
     request: Request,
 ) -> Result<Response, Error> {
-    let fresh = Freshness::from_query(&query, &api.limits)?;
+    let (fresh, view) = (Freshness::from_query(&query, &api.limits)?, api.backend.view());
     let UsersQuery { users } = request::json(request, api.limits.lookup_bytes_max, &api.limits).await?;
     if users.len() > api.limits.lookup_users_max {
         return Err(Error::too_large(format!(
@@ -55,7 +55,7 @@ pub(super) async fn lookup<B: Backend>(
         )));
     }
     let users = users.into_iter().map(request::user).collect::<Result<Vec<_>, _>>()?;
-    let (mut users, revision, shows) = fresh.read(api.backend.view(), |view| look_all(view, users)).await?;
+    let (mut users, revision, shows) = fresh.read_found(view, look_all(view, users)).await?;
     let newest = users.values().filter_map(|body| body.revision).max();
     tell_last_seen(&*api.backend, &fresh, users.values_mut(), newest.unwrap_or(revision)).await;
     Ok(shows.json(StatusCode::OK, &UsersBody { users, revision }))
@@ -99,17 +99,16 @@ async fn tell_last_seen<'a, B: Backend>(
 
 /// Every user carries the revision of its own read; the revision of the whole is the oldest of them, which all of them
 /// show at least.
-fn look_all(view: &impl View, users: Vec<String>) -> At<BTreeMap<String, UserBody>> {
+async fn look_all(view: &impl View, users: Vec<String>) -> Result<At<BTreeMap<String, UserBody>>, Stale> {
     let now = view.revision();
+    let found = view.users(&users.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     let bodies: BTreeMap<_, _> = users
         .into_iter()
-        .map(|user| {
-            let At { value, revision } = view.user(&user);
-            (user.clone(), body(user, &value, revision))
-        })
+        .zip(found)
+        .map(|(user, At { value, revision })| (user.clone(), body(user, &value, revision)))
         .collect();
     let oldest = bodies.values().filter_map(|body| body.revision).min();
-    At { value: bodies, revision: oldest.unwrap_or(now) }
+    Ok(At { value: bodies, revision: oldest.unwrap_or(now) })
 }
 
 fn body(user: String, found: &[Found], revision: Revision) -> UserBody {

@@ -23,6 +23,7 @@ mod restore;
 mod sessions;
 mod snapshot;
 mod state;
+mod subject;
 mod users;
 
 pub use command::{Batch, Command, Entry, GatewayAddresses, Op, OpenSession, Policy, Reason, Register};

@@ -9,7 +9,7 @@ use super::clients::Hub;
 use super::delivery::Deliveries;
 use super::feed;
 use super::replica::Replica;
-use crate::api::{Backend, Feed, FeedRefused, FeedRequest, History};
+use crate::api::{Backend, Feed, FeedRefused, FeedRequest, History, PassedOn};
 use crate::client::Directory;
 use crate::directory::Revision;
 use crate::net::http::Client;
@@ -81,6 +81,10 @@ impl Backend for Serving {
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
         feed::open(&self.directory, &self.http, &request).await
+    }
+
+    async fn pass_on(&self, path: &str) -> Result<PassedOn, FeedRefused> {
+        feed::pass_on(&self.directory, &self.http, path).await
     }
 
     async fn history(&self, user: &str, revision: Revision) -> Result<History, FeedRefused> {

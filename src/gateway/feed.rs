@@ -8,16 +8,19 @@ use futures_util::stream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest, History};
+use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest, History, PassedOn};
 use crate::chance;
 use crate::client::Directory;
 use crate::directory::Revision;
-use crate::net::http::{Client, Streaming};
+use crate::net::http::{Client, Response, Streaming};
 use crate::wire::http::HistoryBody;
 use crate::wire::peer::{Answer, RequestBody};
 
 /// Longest wait for a node to begin. It may first have to confirm what it knows.
 const BEGIN: Duration = Duration::from_secs(3);
+
+/// Longest wait for the answer to a read that is passed on.
+const READ: Duration = Duration::from_secs(5);
 
 /// Marks come at least every 5 s; twice that is silence.
 const IDLE: Duration = Duration::from_secs(10);
@@ -55,6 +58,22 @@ pub(super) async fn history(
         match history_at(&api, http, user, revision).await {
             Err(FeedRefused::Unavailable(refused)) => why = refused,
             settled => return settled,
+        }
+    }
+    Err(FeedRefused::Unavailable(why))
+}
+
+/// Has a read answered by any directory node.
+pub(super) async fn pass_on(directory: &Directory, http: &Client, path: &str) -> Result<PassedOn, FeedRefused> {
+    let mut why = String::from(NOBODY);
+    for api in nodes(directory).await {
+        match http.request(Method::GET, &url_of(&api, path), HeaderMap::new(), Bytes::new(), READ).await {
+            // Another node may be able to.
+            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                why = format!("the directory node at {api} answered {}", answer.status);
+            }
+            Ok(Response { status, headers, body }) => return Ok(PassedOn { status, headers, body }),
+            Err(error) => why = error.to_string(),
         }
     }
     Err(FeedRefused::Unavailable(why))

@@ -202,7 +202,7 @@ impl Reader {
 
 /// Whether a line of this event may be wanted, by what can be told without making it.
 fn concerns(request: &FeedRequest, event: &Event) -> bool {
-    match lines::subject(event) {
+    match event.user() {
         Some(user) => is_of(request, user),
         None => request.user.is_none() && request.prefix.is_none(),
     }

@@ -4,8 +4,6 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use std::sync::Arc;
-
 use crate::api::FeedItem;
 use crate::directory::{ConnectionId, Epoch, Event, Reason, Revision};
 
@@ -54,15 +52,6 @@ impl Line<'_> {
 /// The mark that everything up to `revision` was looked at.
 pub(super) fn progress(revision: Revision) -> FeedItem {
     FeedItem { mark: (revision, None), json: Line { kind: "progress", ..blank(revision) }.encode() }
-}
-
-/// Whose change it is, where it is about one user.
-pub(super) fn subject(event: &Event) -> Option<&Arc<str>> {
-    match event {
-        Event::Opened { connection, .. } => Some(&connection.user),
-        Event::Closed { user, .. } | Event::MetaChanged { user, .. } => Some(user),
-        Event::SessionOpened { .. } | Event::SessionEnded { .. } => None,
-    }
 }
 
 /// Whether a connection was closed.

@@ -41,6 +41,8 @@ mod streams;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+pub(crate) use testing::LoneNode;
+#[cfg(test)]
 mod tests;
 mod threads;
 mod trail;

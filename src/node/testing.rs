@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::feed::Feeds;
+use super::find::find;
 use super::history;
+use super::watch;
 use super::watch_hub::{Retained, Retention, WatchHub};
 use crate::api::{Feed, FeedRefused, FeedRequest, History};
 use crate::directory::{Applied, Directory, Entry, Revision};
+use crate::wire::peer::{FoundUsers, WatchFrame, Who};
 
 /// As long as a node goes on without a confirmed read.
 pub(crate) const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
@@ -68,12 +71,12 @@ impl LoneNode {
 
     /// For how long none has.
     pub(crate) fn unconfirmed_for(&self) -> Duration {
-        self.feeds.confirmed.age().unwrap()
+        self.feeds.confirmed.age().expect("it began with one")
     }
 
     /// What the node does beside its work.
     pub(crate) async fn settle(&self) {
-        self.hub.settle_all().await.unwrap();
+        self.hub.settle_all().await.expect("the runtime goes on");
     }
 
     pub(crate) fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
@@ -86,6 +89,37 @@ impl LoneNode {
 
     pub(crate) fn last_seen(&self, user: &str) -> Option<u64> {
         self.hub.last_seen(&[user])[0]
+    }
+
+    /// The changes after `cursor` as a watch sends them, at most so many revisions; where none are left, the mark that there
+    /// are none. The floor where they are no longer retained.
+    pub(crate) fn frames(&self, cursor: Revision, limit: usize) -> Result<Vec<WatchFrame>, Revision> {
+        let applied = self.directory.revision();
+        if cursor >= applied {
+            return Ok(Vec::new());
+        }
+        let changes = self.hub.after(cursor, limit).map_err(|compacted| compacted.floor)?;
+        if changes.is_empty() {
+            return Ok(vec![WatchFrame::Progress { revision: applied, stamp: None }]);
+        }
+        Ok(changes.iter().map(|change| postcard::from_bytes(&change.frame()[4..]).expect("it was encoded")).collect())
+    }
+
+    /// A snapshot as a watch sends it.
+    pub(crate) fn snapshot(&self, with_connections: bool) -> Vec<WatchFrame> {
+        let mut frames = vec![watch::sessions(&self.directory)];
+        let mut after = None;
+        while with_connections && let Some((last, chunk)) = watch::chunk(&self.directory, after) {
+            frames.push(chunk);
+            after = Some(last);
+        }
+        frames.push(WatchFrame::SnapshotEnd { revision: self.directory.revision() });
+        frames
+    }
+
+    /// What a node with this state answers who is asked for these.
+    pub(crate) fn find(state: &Directory, whom: &[Who]) -> FoundUsers {
+        find(state, whom).expect("there are few")
     }
 
     pub(crate) fn retained(&self) -> Retained {

@@ -65,15 +65,19 @@ fn found(live: LiveConnection<'_>) -> Found {
 }
 
 impl View for NodeView {
-    fn user(&self, user: &str) -> At<Vec<Found>> {
-        let directory = self.state.read();
-        let value = directory.connections_of(user).into_iter().map(found).collect();
-        At { value, revision: directory.revision() }
+    async fn users(&self, users: &[&str]) -> Result<Vec<At<Vec<Found>>>, Stale> {
+        let look = |user: &&str| {
+            // Each by itself: applying waits while the state is read.
+            let directory = self.state.read();
+            let value = directory.connections_of(user).into_iter().map(found).collect();
+            At { value, revision: directory.revision() }
+        };
+        Ok(users.iter().map(look).collect())
     }
 
-    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
+    async fn connection(&self, id: ConnectionId) -> Result<At<Option<Found>>, Stale> {
         let directory = self.state.read();
-        At { value: directory.connection(id).map(found), revision: directory.revision() }
+        Ok(At { value: directory.connection(id).map(found), revision: directory.revision() })
     }
 
     fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {

@@ -160,9 +160,9 @@ pub(super) struct Compacted {
 /// Figures of what is retained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Retained {
-    pub(super) events: usize,
-    pub(super) bytes: usize,
-    pub(super) floor: Revision,
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+    pub(crate) floor: Revision,
 }
 
 impl WatchHub {
@@ -385,7 +385,7 @@ impl Held {
     /// Indexes the events of a change. What the ends of sessions closed follows when it is listed.
     fn index(&mut self, change: &Change) {
         for (event, of) in (0..).zip(&change.events) {
-            if let Some(user) = lines::subject(of) {
+            if let Some(user) = of.user() {
                 let closed = lines::is_close(of).then_some((change.revision, change.at_ms));
                 self.trail.add(user, Place { revision: change.revision, event, row: None }, closed);
             }

@@ -189,3 +189,23 @@ async fn who_is_offline_was_last_seen_then_as_far_as_that_is_known() {
     let seen = ["here", "nobody", "gone"].map(|user| many["users"][user]["last_seen"].clone());
     assert_eq!(seen, [Value::Null, Value::Null, json!("2023-11-14T22:13:20.123Z")]);
 }
+
+#[tokio::test]
+async fn who_is_not_in_memory_and_can_not_be_asked_for_is_never_offline() {
+    let api = Api::start().await;
+    api.backend.tell(|told| {
+        told.staleness = Some(Duration::from_millis(7));
+        told.nobody_to_ask = Some(Stale::NoQuorum);
+    });
+    for knobs in ["", "?consistency=cached", "?consistency=cached&max_stale_ms=100000"] {
+        assert_eq!(api.get(&format!("/v1/users/a{knobs}")).await.error(), (503, "unavailable".into()), "{knobs}");
+        assert_eq!(api.call(Method::HEAD, &format!("/v1/users/a{knobs}"), &[], "").await.status, 503, "{knobs}");
+    }
+    assert_eq!(api.post("/v1/users:lookup", json!({"users": ["a"]})).await.error(), (503, "unavailable".into()));
+    // Lists and counts are of everything, so somebody else answers.
+    for path in ["/v1/connections?limit=7&gateway=g%2F1", "/v1/gateways", "/v1/stats?consistency=cached"] {
+        let got = api.get(path).await;
+        assert_eq!((got.status, got.header("x-revision"), &*got.body), (418, Some("77"), path.as_bytes()));
+    }
+    assert_eq!(api.get("/v1/connections?limit=0").await.error(), (400, "bad_request".into()));
+}
