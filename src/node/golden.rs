@@ -14,8 +14,9 @@ use crate::directory::{
 };
 use crate::wire::http;
 use crate::wire::peer::{
-    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, GroupChange, Hello,
-    HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
+    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, FoundUser, FoundUsers,
+    GroupChange, Hello, HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus,
+    WatchFrame, WatchFrom, Who,
 };
 
 #[path = "../../tests/golden/fixture.rs"]
@@ -109,6 +110,7 @@ fn greetings_keep_their_form() {
         Purpose::Control,
         Purpose::Watch(WatchFrom::Snapshot),
         Purpose::Watch(WatchFrom::After(900)),
+        Purpose::Watch(WatchFrom::Sessions),
         Purpose::Link,
         Purpose::Identify,
     ];
@@ -140,6 +142,8 @@ fn requests_of_version_1_keep_their_form() {
         RequestBody::Change(GroupChange::Promote { id: 4 }),
         RequestBody::Change(GroupChange::Remove { id: 4 }),
         RequestBody::Change(GroupChange::TransferLeader { to: 2 }),
+        RequestBody::Find(vec![Who::User("alice".into()), Who::Holder(ConnectionId { epoch: EPOCH, serial: 1 })]),
+        RequestBody::LastSeen { users: vec!["alice".into()], revision: 900 },
     ];
     check("request-1.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
     let ops = [
@@ -164,6 +168,8 @@ fn requests_of_version_1_keep_their_form() {
         Answer::Changed(Ok(7)),
         Answer::Changed(Err(refused(ChangeRefusal::NoMember))),
         Answer::Changed(Err(refused(ChangeRefusal::Conflict))),
+        Answer::Found(found()),
+        Answer::LastSeen(vec![Some(1_700_000_000_123), None]),
     ];
     let failures = [
         Failure::NotLeader { leader: Some((2, "node-2:7200".to_owned())) },
@@ -178,19 +184,13 @@ fn requests_of_version_1_keep_their_form() {
     check("response-1.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
 }
 
-#[test]
-fn the_watch_of_version_1_keeps_its_form() {
-    let (_, applied) = applied();
-    let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
-    let open = open("gw-1");
-    let session = Session {
-        gateway: open.gateway,
-        nonce: open.nonce,
-        attempt: open.attempt,
-        lease_ms: open.lease_ms,
-        addresses: open.addresses,
-    };
-    let connection = Connection {
+fn session() -> Session {
+    let OpenSession { gateway, nonce, attempt, lease_ms, addresses } = open("gw-1");
+    Session { gateway, nonce, attempt, lease_ms, addresses }
+}
+
+fn connection() -> Connection {
+    Connection {
         user: "alice".into(),
         device: "web".into(),
         granted: 6,
@@ -198,12 +198,25 @@ fn the_watch_of_version_1_keeps_its_form() {
         remote: None,
         meta: None,
         meta_version: 1,
-    };
+    }
+}
+
+fn found() -> FoundUsers {
+    let connections = vec![(ConnectionId { epoch: EPOCH, serial: 1 }, Arc::new(connection()))];
+    let users =
+        vec![FoundUser { user: Some("alice".into()), connections }, FoundUser { user: None, connections: Vec::new() }];
+    FoundUsers { revision: 900, sessions: vec![(EPOCH, Arc::new(session()))], users }
+}
+
+#[test]
+fn the_watch_of_version_1_keeps_its_form() {
+    let (_, applied) = applied();
+    let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
     let id = ConnectionId { epoch: EPOCH, serial: 1 };
     let frames = [
         WatchFrame::SnapshotChunk {
-            sessions: vec![(EPOCH, Arc::new(session))],
-            connections: vec![(id, Arc::new(connection))],
+            sessions: vec![(EPOCH, Arc::new(session()))],
+            connections: vec![(id, Arc::new(connection()))],
         },
         WatchFrame::SnapshotEnd { revision: 900 },
         WatchFrame::Events { revision: 901, at_ms: 1_700_000_000_456, events },

@@ -118,7 +118,7 @@ impl Parts {
             threads: self.threads.clone(),
             identity: Arc::clone(&self.identity),
             requests: requests.clone(),
-            watches: self.watches(),
+            watches: self.watches(&view),
         };
         let hashes = Arc::new(Hashes::new(state()));
         let backend = Arc::new(self.backend(requests, Arc::clone(&view), Arc::clone(&hashes)));
@@ -154,12 +154,13 @@ impl Parts {
         }
     }
 
-    fn watches(&self) -> Watches {
+    fn watches(&self, view: &NodeView) -> Watches {
         Watches {
             raft: self.raft.clone(),
             state: Arc::clone(&self.state),
             hub: Arc::clone(&self.hub),
             confirm_within: self.confirm_within(),
+            confirmed: Arc::clone(&view.confirmed),
             process: Arc::clone(&self.process),
         }
     }

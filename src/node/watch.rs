@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::members;
 use super::meters::Watching;
 use super::replicated::Replicated;
+use super::view::Confirmed;
 use super::watch_hub::{Compacted, Position, WatchHub};
 use crate::directory::{ConnectionId, Directory, Revision};
 use crate::net::framed::{self, FrameReader};
@@ -46,6 +47,8 @@ pub(super) struct Watches {
     pub(super) hub: Arc<WatchHub>,
     /// A node that can't confirm a read for so long does not know whether it still belongs to the group.
     pub(super) confirm_within: Duration,
+    /// When that last succeeded.
+    pub(super) confirmed: Arc<Confirmed>,
     pub(super) process: Arc<str>,
 }
 
@@ -114,11 +117,15 @@ impl Watcher<'_> {
     async fn follow(&mut self, stamps: &mut FrameReader<OwnedReadHalf>) -> io::Result<()> {
         let mut newest_stamp: Option<u64> = None;
         let mut confirming: Option<(Instant, Confirmation)> = None;
-        let mut confirmed_at = Instant::now();
+        let began = Instant::now();
         let mut status = self.of.raft.status_changes();
         status.mark_changed();
         let mut known = Vec::new();
         loop {
+            // A node that has just started is given as long.
+            if self.of.confirmed.age().unwrap_or_else(|| began.elapsed()) > self.of.confirm_within {
+                return self.end("this node can't confirm what it knows").await;
+            }
             if let Some(why) = self.send_changes().await? {
                 return self.end(why).await;
             }
@@ -149,12 +156,10 @@ impl Watcher<'_> {
                     None => return Ok(()),
                 },
                 (stamp, seen) = until_confirmed(&mut confirming) => {
-                    let began = confirming.take().map_or(confirmed_at, |(began, _)| began);
-                    if let Some(seen) = seen {
-                        confirmed_at = began;
+                    let asked = confirming.take().map(|(asked, _)| asked);
+                    if let (Some(asked), Some(seen)) = (asked, seen) {
+                        self.of.confirmed.note(asked);
                         self.answer(stamp, seen).await?;
-                    } else if confirmed_at.elapsed() > self.of.confirm_within {
-                        return self.end("this node can't confirm what it knows").await;
                     } else {
                         newest_stamp = newest_stamp.or(Some(stamp));
                     }

@@ -14,6 +14,7 @@ mod harness;
 mod history;
 mod members;
 mod refusals;
+mod replicas;
 mod restore;
 mod services;
 mod soak;
