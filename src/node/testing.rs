@@ -52,6 +52,11 @@ impl LoneNode {
         applied
     }
 
+    /// What an entry gave that was applied already.
+    pub(crate) fn publish(&self, revision: Revision, applied: Applied) {
+        self.hub.publish(revision, 1, applied.events, applied.ends);
+    }
+
     /// An entry without a command.
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.directory.advance(revision);

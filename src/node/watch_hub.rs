@@ -30,7 +30,7 @@ const EVENT_BYTES: usize = size_of::<Event>() + 64 + STEP_BYTES;
 /// Steps of the index that are forgotten with each change that comes, at most; the rest is forgotten by [`WatchHub::settle`].
 const TRIM: usize = 4096;
 
-/// Steps of the index that are added or forgotten at a time while nothing else can be: well under a millisecond.
+/// Steps of the index that are added, forgotten or looked at while nothing else can be: well under a millisecond.
 const SLICE: usize = 1024;
 
 /// How much of what has changed is retained, whichever is reached first. Without events nothing is, for files that are only
@@ -268,8 +268,12 @@ impl WatchHub {
     /// When the latest connection of each of these users was closed, milliseconds since 1970, as far as that is retained.
     /// Meant for users who have none now.
     pub(super) fn last_seen(&self, users: &[&str]) -> Vec<Option<u64>> {
-        let held = self.held();
-        users.iter().map(|user| held.last_close(user)).collect()
+        let mut seen = Vec::with_capacity(users.len());
+        for users in users.chunks(SLICE) {
+            let held = self.held();
+            seen.extend(users.iter().map(|user| held.last_close(user)));
+        }
+        seen
     }
 
     /// Waits until everything up to `revision`, which the state machine has applied, is here, too: it is told a moment later.
@@ -306,8 +310,11 @@ impl WatchHub {
     /// where entries are applied. Runs until it is dropped, which is when the node ends.
     pub(super) async fn settle(&self) {
         loop {
-            // The node is ending if it fails.
-            if self.settle_all().await.is_err() {
+            if let Err(error) = self.settle_all().await {
+                // Otherwise the node is ending.
+                if error.is_panic() {
+                    tracing::error!(%error, "what the end of a session closed could not be listed; histories are no longer told");
+                }
                 return;
             }
             self.work.notified().await;

@@ -266,11 +266,13 @@ impl Writer {
     }
 
     fn apply_one(&mut self, order: &mut BTreeSet<ConnectionId>, event: Event) {
+        if event.user().is_some_and(|user| !self.wants(user)) {
+            return;
+        }
         match event {
             Event::SessionOpened { epoch, session } => self.open(epoch, session),
             Event::SessionEnded { epoch, .. } => self.end(epoch),
-            Event::Opened { id, connection, .. } if self.wants(&connection.user) => self.put(order, id, connection),
-            Event::Opened { .. } => {}
+            Event::Opened { id, connection, .. } => self.put(order, id, connection),
             Event::Closed { id, user, .. } => self.remove(order, id, &user),
             Event::MetaChanged { id, meta, version, .. } => self.set_meta(id, &meta, version),
         }

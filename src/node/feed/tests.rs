@@ -275,3 +275,52 @@ async fn what_is_retained_is_bounded_in_bytes_with_the_texts_that_it_has() {
     let listed = node.retained();
     assert!(listed.bytes > 2000 * 100 && listed.bytes <= 1 << 20, "{guessed:?} {listed:?}");
 }
+
+#[tokio::test]
+#[ignore = "a measurement: cargo test --lib -- --ignored --nocapture what_retention_costs"]
+async fn what_retention_costs() {
+    const OPS: u64 = 256;
+    let mut node = LoneNode::new(1_000_000);
+    let epoch = apply(&mut node, open("gw-1"));
+    let mut serial = 0;
+    let mut timed = |node: &mut LoneNode, batches: u64, users: u64| {
+        let mut publishing = Duration::ZERO;
+        for _ in 0..batches {
+            let ops = (0..OPS).map(|_| {
+                serial += 1;
+                register(serial, &format!("user-{}", serial % users))
+            });
+            let entry = Entry { at_ms: 1, commands: vec![batch(epoch, ops.collect())] };
+            let revision = node.directory.revision() + 1;
+            let applied = node.directory.apply(revision, &entry);
+            let began = Instant::now();
+            node.publish(revision, applied);
+            publishing += began.elapsed();
+        }
+        println!("publish: {:?} an event", publishing / u32::try_from(batches * OPS).unwrap());
+    };
+    timed(&mut node, 3900, 500_000);
+    timed(&mut node, 400, 500_000);
+    println!("retained: {:?}", node.retained());
+    let ends = Instant::now();
+    apply(&mut node, Command::EndSession { epoch, reason: Reason::Died });
+    println!("the end of a session with {serial} connections: {:?}", ends.elapsed());
+    let looks = Instant::now();
+    for n in 0..10_000 {
+        assert_eq!(node.last_seen(&format!("nobody-{n}")), None);
+    }
+    println!("last_seen of an unknown user before it is listed: {:?}", looks.elapsed() / 10_000);
+    let listing = Instant::now();
+    node.settle().await;
+    println!("listed and indexed in {:?}: {:?}", listing.elapsed(), node.retained());
+    for (what, users) in [("an unknown", "nobody"), ("a known", "user")] {
+        let looks = Instant::now();
+        let seen = (0..100_000).filter(|n| node.last_seen(&format!("{users}-{n}")).is_some()).count();
+        println!("last_seen of {what} user: {:?} ({seen})", looks.elapsed() / 100_000);
+    }
+    let histories = Instant::now();
+    for n in 1..=1000 {
+        assert!(!node.history(&format!("user-{n}")).await.lines.is_empty());
+    }
+    println!("a history: {:?}", histories.elapsed() / 1000);
+}
