@@ -47,7 +47,7 @@ pub(super) async fn run(args: &HistoryArgs) -> Result<(), Failed> {
         return Err(Failed::new(Exit::NotFound, message));
     }
     if args.api.output == Output::Table {
-        let mut table = print::table(&["when", "revision", "what", "connection", "gateway", "reason"]);
+        let mut table = print::table(&["when", "revision.n", "what", "connection", "gateway", "reason"]);
         for event in &events {
             let change: Change = serde_json::from_str(event.get())
                 .map_err(|error| Failed::new(Exit::Failed, format!("{what}: a change that can't be read ({error})")))?;

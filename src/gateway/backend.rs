@@ -96,13 +96,14 @@ impl Backend for Serving {
             return vec![None; users.len()];
         }
         let mut seen = Vec::with_capacity(users.len());
-        for users in users.chunks(USERS_A_REQUEST) {
-            let asked = users.iter().map(|user| Arc::from(*user)).collect();
+        for some in users.chunks(USERS_A_REQUEST) {
+            let asked = some.iter().map(|user| Arc::from(*user)).collect();
             match self.directory.ask(RequestBody::LastSeen { users: asked, revision }, LAST_SEEN_WITHIN).await {
-                Ok(Answer::LastSeen(told)) if told.len() == users.len() => seen.extend(told),
-                _ => seen.extend(users.iter().map(|_| None)),
+                Ok(Answer::LastSeen(told)) if told.len() == some.len() => seen.extend(told),
+                _ => break,
             }
         }
+        seen.resize(users.len(), None);
         seen
     }
 }

@@ -106,3 +106,50 @@ async fn after_a_restart_of_all_nodes_a_history_begins_where_the_snapshot_ended(
         assert_eq!(history["events"].as_array().unwrap().len(), 4, "{api}: {history}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_longer_retained_is_told_with_where_to_begin() {
+    let cluster = Cluster::start_with(1, 1, &["--retain-events", "1000"]).await;
+    let (node, gateway) = (cluster.node(1).api(), cluster.gateway("gw-1").api());
+    let opened = cluster.http.post(&node, "/v1/sessions", json!({ "gateway": "gw-9", "lease_ms": 60_000 })).await.body;
+    let path = format!("/v1/sessions/{}/batch", opened["session"].as_str().unwrap());
+    for batch in 1..=13 {
+        let register =
+            |n: u64| json!({ "op": "register", "serial": 100 * batch + n, "user": format!("u-{batch}-{n}") });
+        let ops: Vec<Value> = (0..100).map(register).collect();
+        assert_eq!(cluster.http.post(&node, &path, json!({ "seq": batch, "ops": ops })).await.status, 200);
+    }
+    for api in [&node, &gateway] {
+        let refused = cluster.http.get(api, "/v1/watch?from_revision=0").await;
+        assert_eq!((refused.status, &refused.body["error"]["code"]), (410, &json!("compacted")), "{}", refused.body);
+        let oldest = refused.body["oldest_revision"].as_u64().unwrap();
+        assert!(oldest > 0);
+        let mut lines = cluster.http.lines(api, &format!("/v1/watch?from_revision={oldest}&user=u-13-99")).await;
+        let line = loop {
+            let line: Value = serde_json::from_slice(&lines.line().await.unwrap().expect("the watch goes on")).unwrap();
+            if line["type"] != "progress" {
+                break line;
+            }
+        };
+        assert_eq!(line["user"], "u-13-99");
+        let history = cluster.http.get(api, "/v1/users/u-1-1/history").await.body;
+        assert_eq!(
+            (&history["events"], history["oldest_revision"].as_u64() >= Some(oldest)),
+            (&json!([]), true),
+            "{api}"
+        );
+        let history = cluster.http.get(api, "/v1/users/u-13-99/history").await.body;
+        assert_eq!(history["events"][0], line);
+    }
+    eventually("the figures are up to date", async || {
+        let retained = cluster.metric(&node, "switchboard_watch_retained_events").await;
+        (retained > 0.0 && retained <= 1000.0).then_some(())
+    })
+    .await;
+    let arguments = cluster.node_arguments(1);
+    for too_little in [["--retain-events", "10"], ["--retain-bytes", "1B"]] {
+        let words = ["config", "check"].into_iter().chain(arguments.iter().map(String::as_str)).chain(too_little);
+        let (code, _, error) = cluster.run(&words.collect::<Vec<_>>()).await;
+        assert!(code == 2 && error.contains(too_little[0]), "{error}");
+    }
+}
