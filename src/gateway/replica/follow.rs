@@ -152,8 +152,10 @@ impl Follower {
         self.early = early;
         self.early.truncate(EARLY_MAX);
         for FoundUsers { revision, users, .. } in due {
+            // Too old; who is still wanted is asked for again.
+            let Some(changed) = self.recent.changed_after(revision) else { continue };
             for FoundUser { user, connections } in users {
-                if let Some(user) = user.filter(|user| self.recent.is_unchanged(user, revision)) {
+                if let Some(user) = user.filter(|user| !changed.contains(&**user)) {
                     self.shown.hold(&user, &connections);
                 }
             }

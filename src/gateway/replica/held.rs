@@ -1,6 +1,6 @@
 //! Who is held by a replica that does not hold everybody, and who of them was asked for last.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -99,10 +99,10 @@ impl Recent {
         self.changes.push_back((revision, Arc::clone(user)));
     }
 
-    /// Whether nothing about the user came after `revision`, as far as everything is here.
-    pub(super) fn is_unchanged(&self, user: &str, revision: Revision) -> bool {
+    /// The users whom changes after `revision` were about; `None`: not all of these changes are here any more.
+    pub(super) fn changed_after(&self, revision: Revision) -> Option<HashSet<&str>> {
         let after = self.changes.partition_point(|(at, _)| *at <= revision);
-        revision >= self.floor && !self.changes.range(after..).any(|(_, changed)| **changed == *user)
+        (revision >= self.floor).then(|| self.changes.range(after..).map(|(_, user)| &**user).collect())
     }
 }
 
@@ -133,11 +133,14 @@ mod tests {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         recent.note(12, &a);
         recent.note(15, &b);
-        assert!(recent.is_unchanged("a", 12) && !recent.is_unchanged("a", 11));
-        assert!(recent.is_unchanged("c", 10) && !recent.is_unchanged("c", 9));
+        assert_eq!(recent.changed_after(15), Some(HashSet::new()));
+        assert_eq!(recent.changed_after(12), Some(HashSet::from(["b"])));
+        assert_eq!(recent.changed_after(10), Some(HashSet::from(["a", "b"])));
+        assert_eq!(recent.changed_after(9), None);
         for revision in 20..20 + CHANGES_MAX as u64 {
             recent.note(revision, &a);
         }
-        assert!(recent.is_unchanged("b", 15) && !recent.is_unchanged("b", 14) && !recent.is_unchanged("a", 20));
+        assert_eq!(recent.changed_after(15), Some(HashSet::from(["a"])));
+        assert_eq!(recent.changed_after(14), None);
     }
 }
