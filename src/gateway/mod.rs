@@ -28,7 +28,9 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+#[cfg(test)]
+pub(crate) use replica::LoneReplica;
 pub use replica::Replica;
 pub use running::{Gateway, Running};
 pub use session::ExitReason;
-pub use settings::{ClientLimits, PeerLimits, RegistrarLimits, Settings, StartError};
+pub use settings::{ClientLimits, PeerLimits, RegistrarLimits, ReplicaMode, Settings, StartError};

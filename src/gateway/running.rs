@@ -168,7 +168,7 @@ impl Parts {
         let process = telemetry::process_name("gateway", &settings.id);
         let meters = Meters::new(&settings.id);
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());
-        let replica = Arc::new(Replica::new(meters.clone()));
+        let replica = Arc::new(Replica::new(meters.clone(), settings.replica, directory.clone()));
         let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
         let hub = Arc::new(Hub::new(
             Arc::clone(&settings),
@@ -300,6 +300,7 @@ pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
             shown = Instant::now();
             hub.meters.connections(hub.seats.taken());
             hub.meters.queued_bytes(hub.common.queued());
+            hub.replica.show_figures();
         }
     }
 }

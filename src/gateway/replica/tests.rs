@@ -10,7 +10,7 @@ use crate::directory::{
     Batch, Command, ConnectionId, Directory, Entry, Event, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
     Revision,
 };
-use crate::gateway::meters::Meters;
+use crate::gateway::settings::ReplicaMode;
 use crate::view::{Stale, View};
 use crate::wire::peer::{WatchFrame, WatchFrom};
 
@@ -108,7 +108,7 @@ impl World {
                 self.directory.connections_of(&user).iter().map(|l| (l.id, Arc::clone(l.connection))).collect();
             expected.sort_by_key(|(id, connection)| (connection.granted, *id));
             users += u64::from(!expected.is_empty());
-            let at = replica.user(&user);
+            let at = replica.store.load().user(&user).unwrap();
             let shown: Vec<_> = at.value.iter().map(|f| (f.id, Arc::clone(&f.connection))).collect();
             assert_eq!((at.revision, shown), (revision, expected), "{why}: {user}");
         }
@@ -116,7 +116,7 @@ impl World {
         let scanned: Vec<ConnectionId> = replica.scan(None, usize::MAX).value.iter().map(|found| found.id).collect();
         assert_eq!(scanned, all, "{why}");
         for id in all {
-            assert_eq!(replica.connection(id).value.map(|found| found.id), Some(id), "{why}");
+            assert_eq!(replica.store.load().connection(id).unwrap().value.map(|found| found.id), Some(id), "{why}");
         }
         let counts = replica.counts().value;
         assert_eq!((counts.connections, counts.users), (self.directory.stats().connections, users), "{why}");
@@ -127,9 +127,10 @@ impl World {
 }
 
 fn replica() -> (Arc<Replica>, Follower) {
-    let replica = Arc::new(Replica::new(Meters::new("test")));
-    let nobody = client::Settings { cluster: "test".into(), name: "gateway test".into(), nodes: Vec::new() };
-    (Arc::clone(&replica), Follower::new(replica, client::Directory::new(nobody)))
+    let replica = Arc::new(Replica::alone(ReplicaMode::Full));
+    let directory =
+        client::Directory::new(client::Settings { cluster: "test".into(), name: "a test".into(), nodes: Vec::new() });
+    (Arc::clone(&replica), Follower::new(replica, directory))
 }
 
 fn take_all(follower: &mut Follower, frames: Vec<WatchFrame>) {
@@ -274,7 +275,7 @@ fn readers_see_whole_revisions_while_the_writer_works() {
         let reader = scope.spawn(|| {
             let mut reads = 0_u64;
             while !stop.load(Ordering::Relaxed) {
-                let at = replica.user("u-1");
+                let at = replica.store.load().user("u-1").unwrap();
                 let shown: Vec<ConnectionId> = at.value.iter().map(|found| found.id).collect();
                 assert_eq!(shown, expected[usize::try_from(at.revision - first).unwrap()].1, "at {}", at.revision);
                 reads += 1;
