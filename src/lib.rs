@@ -1,5 +1,7 @@
 //! Switchboard: a Raft-consistent connection directory for WebSocket clusters.
 
+#[cfg(test)]
+mod agreement;
 pub mod api;
 pub mod chance;
 pub mod cli;

@@ -43,7 +43,7 @@ enum Kind {
 }
 
 /// What every metric of ours tells.
-const METRICS_HELP: [(Kind, &str, &str); 48] = {
+const METRICS_HELP: [(Kind, &str, &str); 52] = {
     use Kind::{Counter, Gauge, Histogram};
     [
         (Gauge, "switchboard_build_info", "Always 1; the labels say what runs."),
@@ -87,6 +87,9 @@ const METRICS_HELP: [(Kind, &str, &str); 48] = {
             "switchboard_watch_lag_revisions",
             "Revisions by which a watcher was behind when it was sent more.",
         ),
+        (Gauge, "switchboard_watch_retained_events", "Changes that this node retains for watches and histories."),
+        (Gauge, "switchboard_watch_retained_bytes", "Memory of these changes, estimated."),
+        (Gauge, "switchboard_watch_oldest_revision", "Watches may begin after this revision, or after a later one."),
         (Gauge, "switchboard_gateway_connections", "Client sockets of this gateway."),
         (Counter, "switchboard_gateway_connects_total", "Clients that arrived, by result."),
         (Counter, "switchboard_gateway_disconnects_total", "Clients that went, by close code."),
@@ -101,6 +104,7 @@ const METRICS_HELP: [(Kind, &str, &str); 48] = {
         (Counter, "switchboard_gateway_self_fenced_total", "Times that this gateway's lease ran out by its own clock."),
         (Counter, "switchboard_cache_lookups_total", "Look-ups in the replica, by result."),
         (Gauge, "switchboard_cache_staleness_seconds", "How old the replica may be."),
+        (Gauge, "switchboard_cache_users", "Users that the replica holds, online or not."),
         (Counter, "switchboard_push_requests_total", "Pushes by route and outcome."),
         (Counter, "switchboard_push_targets_total", "Targets of pushes by status."),
         (Histogram, "switchboard_push_duration_seconds", "Time to answer pushes."),

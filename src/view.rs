@@ -41,19 +41,36 @@ pub enum Stale {
     /// No quorum confirms what this process knows.
     #[error("the directory has no quorum, or is out of reach")]
     NoQuorum,
+    /// One user has too many connections to be asked for.
+    #[error("the user has more connections than this process can ask for at once; ask a directory node")]
+    TooMany,
     /// It did not catch up in time.
     #[error("this process did not catch up with the directory in time")]
     Timeout,
 }
 
-/// What a process knows of the directory. All reads are of memory and never wait; freshness is bought beforehand by
-/// [`View::linearize`] or [`View::reach`].
+/// What a process knows of the directory. Freshness is bought beforehand by [`View::linearize`] or [`View::reach`]; reads are
+/// of memory then and wait for nothing, but where a process does not keep everybody in memory and has to ask for a user.
 pub trait View: Send + Sync + 'static {
-    /// The live connections of a user, ordered by grant.
-    fn user(&self, user: &str) -> At<Vec<Found>>;
+    /// The live connections of users, each ordered by grant; one value for each, in order.
+    ///
+    /// # Errors
+    /// When a user is not in memory, and nobody can be asked. Nobody is ever taken for absent because of that.
+    fn users(&self, users: &[&str]) -> impl Future<Output = Result<Vec<At<Vec<Found>>>, Stale>> + Send;
 
-    /// A live connection.
-    fn connection(&self, id: ConnectionId) -> At<Option<Found>>;
+    /// The live connections of a user, as [`View::users`].
+    fn user(&self, user: &str) -> impl Future<Output = Result<At<Vec<Found>>, Stale>> + Send {
+        async move { self.users(&[user]).await.map(|mut found| found.pop().expect("one was asked for")) }
+    }
+
+    /// A live connection. Errors as of [`View::users`].
+    fn connection(&self, id: ConnectionId) -> impl Future<Output = Result<At<Option<Found>>, Stale>> + Send;
+
+    /// Whether all of it is in memory. If not, [`View::scan`], [`View::sessions`] and [`View::counts`] say only what is held, so
+    /// lists and counts have to be asked of another process.
+    fn holds_all(&self) -> bool {
+        true
+    }
 
     /// At most `limit` live connections with ids above `after`, ordered by id.
     fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>>;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, alias};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
@@ -94,6 +95,9 @@ impl Progress {
     }
 }
 
+/// Entries of more bytes are applied apart from the tasks of this runtime; handing them over costs some microseconds.
+const LARGE_ENTRY_BYTES: usize = 8 << 10;
+
 /// Applies entries, takes snapshots and installs them.
 pub(crate) struct Applier {
     cluster: String,
@@ -142,6 +146,15 @@ impl Applier {
         self.applied = Some(id);
         self.progress.index.store(id.index, Ordering::Release);
         Ok(())
+    }
+
+    /// Applies an entry; a machine that panics is an error. A large entry takes milliseconds, in which this thread must not be
+    /// the one that the others rely on to be told of what arrives.
+    fn apply_safely(&mut self, entry: Entry, reply: Option<&mut Vec<u8>>) -> io::Result<()> {
+        let large = matches!(&entry.payload, EntryPayload::Normal(data) if data.0.len() > LARGE_ENTRY_BYTES);
+        let may_block = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        let apply = || catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, reply))).map_err(|_| panicked());
+        if large && may_block { tokio::task::block_in_place(apply)? } else { apply()? }
     }
 
     /// What writes the state of now; `None` if the machine panicked.
@@ -194,12 +207,13 @@ impl RaftStateMachine<Group> for Applier {
         S: Stream<Item = io::Result<EntryResponder<Group>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            // However many entries follow each other: heartbeats and renewals on these threads get their turn.
+            tokio::task::consume_budget().await;
             match responder {
-                None => catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, None))).map_err(|_| panicked())??,
+                None => self.apply_safely(entry, None)?,
                 Some(responder) => {
                     let mut reply = Vec::new();
-                    let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(entry, Some(&mut reply))));
-                    applied.map_err(|_| panicked())??;
+                    self.apply_safely(entry, Some(&mut reply))?;
                     responder.send(reply);
                 }
             }

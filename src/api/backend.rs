@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
 
@@ -48,6 +49,24 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Opens a feed of changes for people and services.
     fn feed(&self, request: FeedRequest) -> impl Future<Output = Result<Feed, FeedRefused>> + Send;
+
+    /// What is retained of a user, up to `revision` at least, which [`Backend::view`] shows already.
+    fn history(&self, user: &str, revision: Revision) -> impl Future<Output = Result<History, FeedRefused>> + Send;
+
+    /// When each of these users was last connected, milliseconds since 1970, as far as that is retained up to `revision`; they
+    /// are not connected now. `None` where it is not known, or would have to be asked of another process although the
+    /// answer shall not depend on others (`alone`).
+    fn last_seen(
+        &self,
+        users: &[&str],
+        revision: Revision,
+        alone: bool,
+    ) -> impl Future<Output = Vec<Option<u64>>> + Send;
+
+    /// Has a read answered by a directory node, as it came: asked where [`View::holds_all`] says no, which a node never does.
+    fn pass_on(&self, _path: &str) -> impl Future<Output = Result<PassedOn, FeedRefused>> + Send {
+        ready(Err(FeedRefused::Unavailable("this process answers itself".to_owned())))
+    }
 
     /// Hashes the state of this process. Only a directory node has one.
     fn hash(&self, _ask: HashAsk) -> impl Future<Output = Result<StateHash, StateRefused>> + Send {
@@ -138,12 +157,44 @@ pub struct FeedItem {
     pub json: Bytes,
 }
 
-/// Why a feed can't be opened.
+/// The answer of another process.
+#[derive(Debug, Clone)]
+pub struct PassedOn {
+    /// Its status; an error is passed on, too.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// What is retained of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The changes that are about the user as JSON objects, the oldest first, as a feed of the user shows them.
+    pub lines: Vec<Bytes>,
+    /// Nothing is missing that happened after this revision; of what happened up to it nothing is told.
+    pub oldest_revision: Revision,
+}
+
+/// Why a feed can't be opened, or a history or another read can't be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FeedRefused {
     /// The changes after that mark are no longer held.
     #[error("changes are held only after revision {oldest}")]
     Compacted {
+        /// The oldest revision after which a feed may begin.
+        oldest: Revision,
+    },
+    /// There is no such mark: it was given by another cluster, or by this one before all its data was removed.
+    #[error(
+        "revision {asked} is none of this cluster, which is at {now}: it was founded anew, or the mark is of another one"
+    )]
+    Ahead {
+        /// The mark.
+        asked: Revision,
+        /// Where the cluster is.
+        now: Revision,
         /// The oldest revision after which a feed may begin.
         oldest: Revision,
     },

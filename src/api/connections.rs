@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde_json::value::RawValue;
 
@@ -13,7 +13,7 @@ use super::request::{self, Query, Segment};
 use super::{Api, ApiLimits, Backend, Error};
 use crate::clock;
 use crate::directory::{ConnectionId, Epoch, Revision};
-use crate::view::{At, Found, View};
+use crate::view::{At, Found, Stale, View};
 use crate::wire::http::{ConnectionBody, ConnectionList, ErrorCode};
 
 /// Connections in a page, unless the caller asks for another number.
@@ -28,20 +28,22 @@ pub(super) async fn get<B: Backend>(
     connection: Segment,
     query: Query,
 ) -> Result<Response, Error> {
-    let fresh = Freshness::from_query(&query, &api.limits)?;
+    let (fresh, view) = (Freshness::from_query(&query, &api.limits)?, api.backend.view());
     let missing = || Error::new(ErrorCode::NotFound, format!("there is no connection {}", connection.text()));
     let id = connection.connection()?.ok_or_else(missing)?;
-    let (found, revision, shows) = fresh.read(api.backend.view(), |view| view.connection(id)).await?;
+    let (found, revision, shows) = fresh.read_found(view, view.connection(id)).await?;
     let found = found.ok_or_else(|| missing().with("as_of_revision", revision))?;
     Ok(shows.json(StatusCode::OK, &body_with_user(&found)))
 }
 
 /// `GET /v1/connections?user=&gateway=&device=&limit=&cursor=`
-pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query) -> Result<Response, Error> {
-    let fresh = Freshness::from_query(&query, &api.limits)?;
+pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query, uri: Uri) -> Result<Response, Error> {
+    let (fresh, view) = (Freshness::from_query(&query, &api.limits)?, api.backend.view());
     let wanted = Wanted::from_query(&query, &api.limits)?;
-    let (page, revision, shows) =
-        fresh.read(api.backend.view(), |view| wanted.page(view, api.limits.page_scan_max)).await?;
+    if !view.holds_all() {
+        return api.pass_on(&uri, &fresh).await;
+    }
+    let (page, revision, shows) = fresh.read_found(view, wanted.page(view, api.limits.page_scan_max)).await?;
     let connections = page.found.iter().map(body_with_user).collect();
     let next_cursor = page.next.map(|next| next.to_string());
     Ok(shows.json(StatusCode::OK, &ConnectionList { connections, next_cursor, revision }))
@@ -113,16 +115,16 @@ impl Wanted {
             && self.device.as_deref().is_none_or(|device| *found.connection.device == *device)
     }
 
-    fn page(&self, view: &impl View, scan_max: usize) -> At<Page> {
-        match (&self.user, &self.gateway) {
-            (Some(user), _) => self.of_user(view, user),
+    async fn page(&self, view: &impl View, scan_max: usize) -> Result<At<Page>, Stale> {
+        Ok(match (&self.user, &self.gateway) {
+            (Some(user), _) => self.of_user(view.user(user).await?),
             (None, Some(gateway)) => self.of_gateway(view, gateway, scan_max),
             (None, None) => self.of_all(view, None, scan_max),
-        }
+        })
     }
 
-    fn of_user(&self, view: &impl View, user: &str) -> At<Page> {
-        let At { mut value, revision } = view.user(user);
+    fn of_user(&self, found: At<Vec<Found>>) -> At<Page> {
+        let At { mut value, revision } = found;
         value.sort_by_key(|found| found.id);
         value.retain(|found| self.after.is_none_or(|after| found.id > after) && self.matches(found));
         let more = value.len() > self.limit;

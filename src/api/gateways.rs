@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use tokio::time::timeout;
 
@@ -28,16 +28,22 @@ const BACKOFF: ReconnectBackoff = ReconnectBackoff { base_ms: 500, max_ms: 30_00
 type Live = (Epoch, Arc<Session>, u64);
 
 /// `GET /v1/gateways`
-pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query) -> Result<Response, Error> {
+pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query, uri: Uri) -> Result<Response, Error> {
     let fresh = Freshness::from_query(&query, &api.limits)?;
+    if !api.backend.view().holds_all() {
+        return api.pass_on(&uri, &fresh).await;
+    }
     let (sessions, revision, shows) = fresh.read(api.backend.view(), View::sessions).await?;
     let gateways = bodies(&sessions, &leases(&*api.backend).await);
     Ok(shows.json(StatusCode::OK, &Gateways { gateways, backoff: BACKOFF, revision }))
 }
 
 /// `GET /v1/stats`
-pub(super) async fn stats<B: Backend>(State(api): State<Api<B>>, query: Query) -> Result<Response, Error> {
+pub(super) async fn stats<B: Backend>(State(api): State<Api<B>>, query: Query, uri: Uri) -> Result<Response, Error> {
     let fresh = Freshness::from_query(&query, &api.limits)?;
+    if !api.backend.view().holds_all() {
+        return api.pass_on(&uri, &fresh).await;
+    }
     let ((counts, sessions), revision, shows) = fresh.read(api.backend.view(), count).await?;
     let gateways = bodies(&sessions, &leases(&*api.backend).await);
     let Counts { connections, users } = counts;

@@ -11,13 +11,12 @@ fn not_offered<B: Backend>(what: &'static str) -> MethodRouter<Api<B>> {
 
 /// Routes of their own.
 pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
-    const ROUTES: [(&str, &str); 19] = [
+    const ROUTES: [(&str, &str); 18] = [
         ("/v1/topics", "Topics"),
         ("/v1/topics/{topic}", "Topics"),
         ("/v1/topics/{topic}/members", "Topics"),
         ("/v1/topics/{topic}/push", "A push to a topic"),
         ("/v1/broadcast", "A push to everybody"),
-        ("/v1/users/{user}/history", "The history of a user"),
         ("/v1/users/{user}/disconnect", "Disconnecting users"),
         ("/v1/users/{user}/subscribe", "Subscribing users to topics"),
         ("/v1/users/{user}/unsubscribe", "Subscribing users to topics"),

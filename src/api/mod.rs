@@ -27,8 +27,9 @@ mod watch;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::http::{Method, Uri, header};
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -37,10 +38,13 @@ use crate::telemetry;
 use crate::wire::http::{Applied, ErrorCode};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
-pub use backend::{Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, StateRefused};
+pub use backend::{
+    Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, History, PassedOn, StateRefused,
+};
 pub use limits::ApiLimits;
 
 use error::Error;
+use read::Freshness;
 
 /// The routes of the API over `backend`. To be served by [`crate::net::http::serve`], whose end also ends watches.
 pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
@@ -53,6 +57,7 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
     };
     Router::new()
         .route("/v1/users/{user}", get(users::get::<B>).head(users::head::<B>))
+        .route("/v1/users/{user}/history", get(users::history::<B>))
         .route("/v1/users:lookup", post(users::lookup::<B>))
         .route("/v1/connections/{id}", get(connections::get::<B>).merge(later::delete_connection()))
         .route("/v1/connections", get(connections::list::<B>))
@@ -118,6 +123,22 @@ impl<B: Backend> Api<B> {
             Err(_) => {
                 Err(Error::new(ErrorCode::Timeout, "no answer from the leader in time").applied(Applied::Unknown))
             }
+        }
+    }
+
+    /// Has a read answered by a directory node, where this process does not hold what it needs.
+    async fn pass_on(&self, uri: &Uri, fresh: &Freshness) -> Result<Response, Error> {
+        let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+        match timeout(fresh.within(), self.backend.pass_on(path)).await {
+            Ok(Ok(PassedOn { status, headers, body })) => {
+                let mut response = (status, body).into_response();
+                for name in [header::CONTENT_TYPE, answer::X_REVISION, answer::X_STALENESS, header::RETRY_AFTER] {
+                    response.headers_mut().extend(headers.get(&name).map(|value| (name, value.clone())));
+                }
+                Ok(response)
+            }
+            Ok(Err(refused)) => Err(refused.into()),
+            Err(_) => Err(Error::new(ErrorCode::Timeout, "no directory node answered in time")),
         }
     }
 

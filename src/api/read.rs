@@ -39,6 +39,11 @@ impl Freshness {
         Self::with_default(true, query, limits)
     }
 
+    /// Whether the answer is to come from memory, whatever else is out of reach.
+    pub(super) fn is_cached(&self) -> bool {
+        self.cached
+    }
+
     /// Longest wait for what was asked for.
     pub(super) fn within(&self) -> Duration {
         self.within
@@ -73,8 +78,19 @@ impl Freshness {
         view: &V,
         look: impl FnOnce(&V) -> At<T>,
     ) -> Result<(T, Revision, Shows), Error> {
+        self.read_found(view, async { Ok(look(view)) }).await
+    }
+
+    /// As [`Self::read`], where a look may have to ask somebody.
+    pub(super) async fn read_found<T>(
+        &self,
+        view: &impl View,
+        look: impl Future<Output = Result<At<T>, Stale>>,
+    ) -> Result<(T, Revision, Shows), Error> {
         self.freshen(view).await?;
-        let At { value, revision } = look(view);
+        let found = timeout(self.within, look).await;
+        let At { value, revision } =
+            found.map_err(|_| Error::new(ErrorCode::Timeout, Stale::Timeout.to_string()))??;
         if !self.cached {
             return Ok((value, revision, Shows::revision(revision)));
         }
@@ -106,7 +122,7 @@ impl Freshness {
 
     async fn reach(&self, view: &impl View, revision: Revision) -> Result<(), Error> {
         view.reach(revision, self.within).await.map_err(|stale| match stale {
-            Stale::NoQuorum => stale.into(),
+            Stale::NoQuorum | Stale::TooMany => stale.into(),
             Stale::Timeout => {
                 let message =
                     format!("revision {revision} was not reached in time; this process is at {}", view.revision());

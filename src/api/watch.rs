@@ -63,6 +63,9 @@ impl From<FeedRefused> for Error {
             FeedRefused::Compacted { oldest } => {
                 Self::new(ErrorCode::Compacted, message).with("oldest_revision", oldest)
             }
+            FeedRefused::Ahead { now, oldest, .. } => {
+                Self::new(ErrorCode::Compacted, message).with("oldest_revision", oldest).with("revision", now)
+            }
             FeedRefused::Unavailable(_) => Self::new(ErrorCode::Unavailable, message),
         }
     }

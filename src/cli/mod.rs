@@ -10,6 +10,7 @@ mod connections;
 mod failed;
 mod force_new_cluster;
 mod gateways;
+mod history;
 mod http;
 mod members;
 mod options;
@@ -29,6 +30,7 @@ pub use connections::{ConnectionsArgs, ConnectionsVerb};
 pub use failed::{Exit, Failed};
 pub use force_new_cluster::ForceNewClusterArgs;
 pub use gateways::{GatewaysArgs, GatewaysVerb};
+pub use history::HistoryArgs;
 pub use members::{MembersArgs, MembersVerb};
 pub use options::{ApiOptions, Output};
 pub use push::{AckArg, MessageArgs, PushArgs, PushTarget};
@@ -46,6 +48,8 @@ pub enum ClientVerb {
     Members(MembersArgs),
     /// Show where a user is connected
     Whereis(WhereisArgs),
+    /// Show where a user was, and why it left, as far back as that is retained
+    History(HistoryArgs),
     /// List connections
     Connections(ConnectionsArgs),
     /// List gateways
@@ -69,6 +73,7 @@ impl ClientVerb {
             Self::Status(args) => status::run(&args).await,
             Self::Members(args) => members::run(&args).await,
             Self::Whereis(args) => whereis::run(&args).await,
+            Self::History(args) => history::run(&args).await,
             Self::Connections(args) => connections::run(&args).await,
             Self::Gateways(args) => gateways::run(&args).await,
             Self::Push(args) => push::run(&args).await,

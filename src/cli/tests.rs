@@ -69,6 +69,9 @@ async fn nowhere() -> String {
 }
 
 const OFFLINE: &str = r#"{"user":"a","online":false,"connections":[],"last_seen":null,"revision":5}"#;
+const HISTORY: &str = r#"{"events":[{"revision":9,"n":2,"type":"connection.closed","user":"a","connection":"c-1-2",
+    "gateway":"g","epoch":1,"granted":5,"reason":"died","at":"2026-01-01T00:00:00.000Z"},
+    {"revision":9,"n":3,"type":"user.offline","user":"a","at":"2026-01-01T00:00:00.000Z"}],"oldest_revision":7}"#;
 const REFUSED: &str = r#"{"error":{"code":"unavailable","message":"no quorum","temporary":true}}"#;
 const NOBODY: &str = r#"{"error":{"code":"offline","message":"not connected","temporary":false},"as_of_revision":5}"#;
 const INVALID: &str = r#"{"error":{"code":"bad_request","message":"user: no","temporary":false}}"#;
@@ -87,6 +90,12 @@ async fn exit_codes_tell_what_became_of_it() {
         (&["whereis", "a"], 400, INVALID, Exit::Usage),
         (&["whereis", "a"], 200, "<html>", Exit::Failed),
         (&["gateways", "list"], 502, "bad gateway", Exit::Failed),
+        (&["history", "a"], 200, HISTORY, Exit::Done),
+        (&["history", "a", "-o", "json"], 200, HISTORY, Exit::Done),
+        (&["history", "a"], 200, r#"{"events":[],"oldest_revision":7}"#, Exit::NotFound),
+        (&["history", "a"], 200, r#"{"events":[{"revision":"x"}],"oldest_revision":7}"#, Exit::Failed),
+        (&["history", "a"], 503, REFUSED, Exit::NoQuorum),
+        (&["history", ""], 400, INVALID, Exit::Usage),
         (&["status"], 200, LEADERLESS, Exit::NoQuorum),
         (&push, 200, PUSHED, Exit::Done),
         (&push, 200, MISSED, Exit::Failed),

@@ -46,6 +46,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct Directory {
     settings: Arc<Settings>,
+    purpose: Purpose,
     answer_timeout: Duration,
     known: Arc<Mutex<Known>>,
     control: Arc<tokio::sync::Mutex<Option<Arc<Control>>>>,
@@ -67,16 +68,22 @@ impl Directory {
         let known = Known { nodes: settings.nodes.clone(), leader: None, turn, clusters: Clusters::default() };
         Self {
             settings: Arc::new(settings),
+            purpose: Purpose::Control,
             answer_timeout: ANSWER_TIMEOUT,
             known: Arc::new(Mutex::new(known)),
             control: Arc::default(),
         }
     }
 
-    /// The same directory over a control stream of its own, for requests that must not queue behind others (renewals). A
-    /// node that lets one of them wait for `answer_timeout` and says nothing meanwhile is left.
+    /// The same directory over a stream of its own for what concerns sessions, which never queues behind anything else. A node
+    /// that lets one of them wait for `answer_timeout` and says nothing meanwhile is left.
     #[must_use]
-    pub fn separate(&self, answer_timeout: Duration) -> Self {
+    pub fn for_leases(&self, answer_timeout: Duration) -> Self {
+        Self { purpose: Purpose::Leases, ..self.separate(answer_timeout) }
+    }
+
+    /// The same directory over a control stream of its own.
+    fn separate(&self, answer_timeout: Duration) -> Self {
         Self { control: Arc::default(), answer_timeout, ..self.clone() }
     }
 
@@ -166,7 +173,7 @@ impl Directory {
     async fn connect(&self) -> Result<Arc<Control>, Failure> {
         let leader = self.known().leader.take();
         let address = leader.unwrap_or_else(|| self.next_node());
-        let hello = self.hello(Purpose::Control);
+        let hello = self.hello(self.purpose.clone());
         match tokio::time::timeout(CONNECT_TIMEOUT, Control::connect(&address, &hello)).await {
             Ok(Ok(control)) if self.known().clusters.meet(&address, control.cluster()).is_ok() => {
                 return Ok(Arc::new(control));

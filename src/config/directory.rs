@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::units::{duration, member, range, size};
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
-use crate::node::{LogEngine, SNAPSHOT_EVERY, Settings};
+use crate::node::{LogEngine, RETAIN_EVENTS, SNAPSHOT_EVERY, Settings};
 
 /// Run a directory node: a member of the Raft group that holds the map of connections
 #[derive(Debug, Clone, Args)]
@@ -75,6 +75,14 @@ pub struct DirectoryArgs {
     #[arg(long, value_name = "SIZE", env = "SWITCHBOARD_DISK_RESERVE", default_value = "64MiB", value_parser = size)]
     pub disk_reserve: u64,
 
+    /// Changes that are retained for watches that come back and for histories; older ones are compacted
+    #[arg(long, value_name = "N", env = "SWITCHBOARD_RETAIN_EVENTS", default_value_t = RETAIN_EVENTS)]
+    pub retain_events: usize,
+
+    /// Memory for these changes, whichever limit is reached first
+    #[arg(long, value_name = "SIZE", env = "SWITCHBOARD_RETAIN_BYTES", default_value = "256MiB", value_parser = size)]
+    pub retain_bytes: u64,
+
     /// Listen on addresses that other machines can reach although nobody has to show credentials
     #[arg(long, env = "SWITCHBOARD_INSECURE")]
     pub insecure: bool,
@@ -114,6 +122,12 @@ impl DirectoryArgs {
                 "--election must begin at two heartbeats or later ({shortest:?}): a single late one is no sign of death"
             ));
         }
+        if self.retain_events < 1000 || self.retain_bytes < 1 << 20 {
+            return refuse(String::from(
+                "--retain-events is at least 1000 and --retain-bytes at least 1MiB: with less, watches would have to begin \
+                 again all the time",
+            ));
+        }
         let listeners =
             [("listen-api", &*self.listen_api), ("listen-peer", &*self.listen_peer), ("listen-clients", "")];
         check_loopback(self.insecure, listeners).await?;
@@ -135,6 +149,8 @@ impl DirectoryArgs {
             log_engine: self.log_engine,
             snapshot_every: self.snapshot_every,
             disk_reserve: self.disk_reserve,
+            retain_events: self.retain_events,
+            retain_bytes: self.retain_bytes,
         })
     }
 }

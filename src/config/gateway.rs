@@ -1,12 +1,13 @@
 //! Settings of a gateway.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::units::duration;
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
-use crate::gateway::{ClientLimits, Handover, Per, Policy, Settings};
+use crate::gateway::{ClientLimits, Handover, Per, Policy, ReplicaMode, Settings};
 use crate::lease;
 
 /// Run a gateway: it terminates client WebSockets and delivers pushes
@@ -51,6 +52,10 @@ pub struct GatewayArgs {
     /// API address that others are told, if it is not the listening one
     #[arg(long, value_name = "HOST:PORT", env = "SWITCHBOARD_ADVERTISE_API")]
     pub advertise_api: Option<String>,
+
+    /// How much of the directory is kept in memory: full, or lru:N, the N users that were asked for last
+    #[arg(long, value_name = "MODE", env = "SWITCHBOARD_REPLICA", default_value = "full", value_parser = ReplicaMode::from_str)]
+    pub replica: ReplicaMode,
 
     /// Which connections of a user may live beside each other, in the whole cluster; the newcomer's gateway decides
     #[arg(long, value_enum, env = "SWITCHBOARD_POLICY", default_value_t)]
@@ -176,6 +181,7 @@ impl GatewayArgs {
             advertise_url: self.advertise_url,
             advertise_api: self.advertise_api,
             advertise_peer: self.advertise_peer,
+            replica: self.replica,
             policy,
             lease: self.lease,
             lease_lost_grace: self.lease_lost_grace,

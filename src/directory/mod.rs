@@ -26,6 +26,7 @@ mod restore;
 mod sessions;
 mod snapshot;
 mod state;
+mod subject;
 mod topics;
 mod users;
 

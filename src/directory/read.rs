@@ -285,6 +285,12 @@ impl Directory {
         })
     }
 
+    /// Whether a user had a connection in a session that has ended. As [`Self::closed_by`], ask the copy that was frozen then.
+    pub fn has_ended(&self, epoch: Epoch, user: &str) -> bool {
+        let held = self.users.get(hash_of(user), user, &self.pages);
+        self.ended.contains_key(&epoch) && held.is_some_and(|held| !held.serials(epoch).is_empty())
+    }
+
     /// Whether a connection of an ended session is the user's last there, and no live one is elsewhere.
     fn is_last_of_ended(&self, id: ConnectionId, user: &str) -> bool {
         let held = self.users.get(hash_of(user), user, &self.pages);

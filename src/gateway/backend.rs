@@ -1,6 +1,7 @@
 //! What the HTTP surface needs of a gateway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -8,12 +9,19 @@ use super::clients::Hub;
 use super::delivery::Deliveries;
 use super::feed;
 use super::replica::Replica;
-use crate::api::{Backend, Feed, FeedRefused, FeedRequest};
+use crate::api::{Backend, Feed, FeedRefused, FeedRequest, History, PassedOn};
 use crate::client::Directory;
+use crate::directory::Revision;
 use crate::net::http::Client;
 use crate::push::{Order, PushRefused, Pushed, Router};
 use crate::wire::http::{Info, cluster_id};
 use crate::wire::peer::{Answer, Failure, RequestBody};
+
+/// Longest wait for when users were last seen: it completes an answer that is true without it.
+const LAST_SEEN_WITHIN: Duration = Duration::from_millis(500);
+
+/// Users that a directory node is asked for with one request.
+const USERS_A_REQUEST: usize = 1024;
 
 /// A gateway behind the HTTP surface.
 pub(super) struct Serving {
@@ -73,5 +81,29 @@ impl Backend for Serving {
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
         feed::open(&self.directory, &self.http, &request).await
+    }
+
+    async fn pass_on(&self, path: &str) -> Result<PassedOn, FeedRefused> {
+        feed::pass_on(&self.directory, &self.http, path).await
+    }
+
+    async fn history(&self, user: &str, revision: Revision) -> Result<History, FeedRefused> {
+        feed::history(&self.directory, &self.http, user, revision).await
+    }
+
+    async fn last_seen(&self, users: &[&str], revision: Revision, alone: bool) -> Vec<Option<u64>> {
+        if alone {
+            return vec![None; users.len()];
+        }
+        let mut seen = Vec::with_capacity(users.len());
+        for some in users.chunks(USERS_A_REQUEST) {
+            let asked = some.iter().map(|user| Arc::from(*user)).collect();
+            match self.directory.ask(RequestBody::LastSeen { users: asked, revision }, LAST_SEEN_WITHIN).await {
+                Ok(Answer::LastSeen(told)) if told.len() == some.len() => seen.extend(told),
+                _ => break,
+            }
+        }
+        seen.resize(users.len(), None);
+        seen
     }
 }

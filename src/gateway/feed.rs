@@ -1,20 +1,26 @@
-//! Feeds of changes, passed on from a directory node: a gateway's replica has no history.
+//! Feeds of changes and histories, passed on from a directory node: a gateway's replica has no past.
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
 use futures_util::stream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest};
+use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest, History, PassedOn};
 use crate::chance;
 use crate::client::Directory;
-use crate::net::http::{Client, Streaming};
+use crate::directory::Revision;
+use crate::net::http::{Client, Response, Streaming};
+use crate::wire::http::HistoryBody;
 use crate::wire::peer::{Answer, RequestBody};
 
 /// Longest wait for a node to begin. It may first have to confirm what it knows.
 const BEGIN: Duration = Duration::from_secs(3);
+
+/// Longest wait for the answer to a read that is passed on.
+const READ: Duration = Duration::from_secs(5);
 
 /// Marks come at least every 5 s; twice that is silence.
 const IDLE: Duration = Duration::from_secs(10);
@@ -22,11 +28,59 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Longest wait for the list of nodes.
 const FIND: Duration = Duration::from_secs(2);
 
+/// Why nobody was asked.
+const NOBODY: &str = "no directory node can be reached";
+
 /// Bytes of an error's body that are read.
 const ERROR_BYTES: usize = 4 << 10;
 
 /// Opens a feed at any directory node.
 pub(super) async fn open(directory: &Directory, http: &Client, request: &FeedRequest) -> Result<Feed, FeedRefused> {
+    let mut why = String::from(NOBODY);
+    for api in nodes(directory).await {
+        match open_at(&api, http, request).await {
+            Err(FeedRefused::Unavailable(refused)) => why = refused,
+            settled => return settled,
+        }
+    }
+    Err(FeedRefused::Unavailable(why))
+}
+
+/// Has the history of a user told by any directory node that has got as far as `revision`.
+pub(super) async fn history(
+    directory: &Directory,
+    http: &Client,
+    user: &str,
+    revision: Revision,
+) -> Result<History, FeedRefused> {
+    let mut why = String::from(NOBODY);
+    for api in nodes(directory).await {
+        match history_at(&api, http, user, revision).await {
+            Err(FeedRefused::Unavailable(refused)) => why = refused,
+            settled => return settled,
+        }
+    }
+    Err(FeedRefused::Unavailable(why))
+}
+
+/// Has a read answered by any directory node.
+pub(super) async fn pass_on(directory: &Directory, http: &Client, path: &str) -> Result<PassedOn, FeedRefused> {
+    let mut why = String::from(NOBODY);
+    for api in nodes(directory).await {
+        match http.request(Method::GET, &url_of(&api, path), HeaderMap::new(), Bytes::new(), READ).await {
+            // Another node may be able to.
+            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                why = format!("the directory node at {api} answered {}", answer.status);
+            }
+            Ok(Response { status, headers, body }) => return Ok(PassedOn { status, headers, body }),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(FeedRefused::Unavailable(why))
+}
+
+/// The APIs of the directory nodes. Where the list begins is chance.
+async fn nodes(directory: &Directory) -> Vec<String> {
     let mut nodes = match directory.ask(RequestBody::Cluster, FIND).await {
         Ok(Answer::Cluster(cluster)) => cluster.members.into_iter().map(|member| member.api).collect::<Vec<_>>(),
         _ => Vec::new(),
@@ -36,20 +90,31 @@ pub(super) async fn open(directory: &Directory, http: &Client, request: &FeedReq
         let first = usize::try_from(chance::below(nodes.len() as u64)).unwrap_or(0);
         nodes.rotate_left(first);
     }
-    let mut why = String::from("no directory node can be reached");
-    for api in nodes {
-        match open_at(&api, http, request).await {
-            Ok(feed) => return Ok(feed),
-            Err(FeedRefused::Unavailable(refused)) => why = refused,
-            Err(compacted) => return Err(compacted),
-        }
+    nodes
+}
+
+async fn history_at(api: &str, http: &Client, user: &str, revision: Revision) -> Result<History, FeedRefused> {
+    // What this process has shown the node has to show, too; that makes the answer as fresh as was asked for.
+    let knobs = format!("consistency=cached&min_revision={revision}&timeout_ms={}", BEGIN.as_millis());
+    let path = format!("/v1/users/{}/history?{knobs}", utf8_percent_encode(user, NON_ALPHANUMERIC));
+    let unavailable = |why: String| FeedRefused::Unavailable(format!("the directory node at {api}: {why}"));
+    let answer = http.request(Method::GET, &url_of(api, &path), HeaderMap::new(), Bytes::new(), BEGIN).await;
+    let answer = answer.map_err(|error| unavailable(error.to_string()))?;
+    if answer.status != StatusCode::OK {
+        return Err(unavailable(format!("it answered {}", answer.status)));
     }
-    Err(FeedRefused::Unavailable(why))
+    let body: HistoryBody = serde_json::from_slice(&answer.body).map_err(|error| unavailable(error.to_string()))?;
+    let lines = body.events.into_iter().map(|line| Bytes::from(String::from(Box::<str>::from(line)))).collect();
+    Ok(History { lines, oldest_revision: body.oldest_revision })
+}
+
+fn url_of(api: &str, path: &str) -> String {
+    let host = api.strip_prefix("http://").unwrap_or(api);
+    format!("http://{host}{path}")
 }
 
 async fn open_at(api: &str, http: &Client, request: &FeedRequest) -> Result<Feed, FeedRefused> {
-    let host = api.strip_prefix("http://").unwrap_or(api);
-    let url = format!("http://{host}/v1/watch{}", query(request));
+    let url = url_of(api, &format!("/v1/watch{}", query(request)));
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/x-ndjson"));
     let unavailable = |why: String| FeedRefused::Unavailable(format!("the directory node at {api}: {why}"));
@@ -60,7 +125,11 @@ async fn open_at(api: &str, http: &Client, request: &FeedRequest) -> Result<Feed
             let body = answer.rest(ERROR_BYTES).await.map_err(|error| unavailable(error.to_string()))?;
             let refused: Option<Compacted> = serde_json::from_slice(&body).ok();
             let refused = refused.ok_or_else(|| unavailable(String::from("an answer that can't be read")))?;
-            Err(FeedRefused::Compacted { oldest: refused.oldest_revision })
+            let oldest = refused.oldest_revision;
+            Err(match (refused.revision, request.from) {
+                (Some(now), Some((asked, _))) => FeedRefused::Ahead { asked, now, oldest },
+                _ => FeedRefused::Compacted { oldest },
+            })
         }
         status => Err(unavailable(format!("it answered {status}"))),
     }
@@ -69,6 +138,8 @@ async fn open_at(api: &str, http: &Client, request: &FeedRequest) -> Result<Feed
 #[derive(Deserialize)]
 struct Compacted {
     oldest_revision: u64,
+    /// Only where the mark lies beyond it.
+    revision: Option<u64>,
 }
 
 /// The mark of a line.

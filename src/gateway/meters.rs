@@ -26,6 +26,7 @@ struct Handles {
     hits: Counter,
     misses: Counter,
     cache_staleness: Gauge,
+    cache_users: Gauge,
     acked: Counter,
     written: Counter,
     gone: Counter,
@@ -61,6 +62,7 @@ impl Meters {
             hits: lookups("hit"),
             misses: lookups("miss"),
             cache_staleness: gauge!("switchboard_cache_staleness_seconds", "process" => p()),
+            cache_users: gauge!("switchboard_cache_users", "process" => p()),
             acked: target("acked"),
             written: target("written"),
             gone: target("gone"),
@@ -120,7 +122,7 @@ impl Meters {
         self.0.self_fenced.increment(1);
     }
 
-    /// A read of the replica.
+    /// A read of the replica that showed somebody; of one that does not hold everybody, that found the user there.
     pub(super) fn looked_up(&self, hit: bool) {
         if hit { self.0.hits.increment(1) } else { self.0.misses.increment(1) }
     }
@@ -128,6 +130,11 @@ impl Meters {
     /// How old the replica is.
     pub(super) fn cache_staleness(&self, age: Duration) {
         self.0.cache_staleness.set(age.as_secs_f64());
+    }
+
+    /// How many users the replica holds.
+    pub(super) fn cache_users(&self, held: u64) {
+        self.0.cache_users.set(held as f64);
     }
 
     /// What became of a delivery for one connection here.

@@ -32,7 +32,9 @@ mod table;
 mod testing;
 
 pub use crate::directory::{Handover, Per, Policy};
+#[cfg(test)]
+pub(crate) use replica::LoneReplica;
 pub use replica::Replica;
 pub use running::{Gateway, Running};
 pub use session::ExitReason;
-pub use settings::{ClientLimits, PeerLimits, RegistrarLimits, Settings, StartError};
+pub use settings::{ClientLimits, PeerLimits, RegistrarLimits, ReplicaMode, Settings, StartError};

@@ -1,7 +1,7 @@
 //! What the directory says of this gateway's own connections: that one is granted, or is to be released.
 //!
-//! It comes by the watch, which is soon, and with the answers to renewals, which is sure: each tells what is still to be
-//! released, and the next renewal says up to where that was done. *Done* means that the socket has stopped: nothing is written
+//! A grant comes by the watch; where the watch has a gap the registration is repeated, which is answered as things are. A request
+//! comes by the watch, which is soon, and with the answers to renewals, which is sure: each tells what is still to be released, and the next renewal says up to where that was done. *Done* means that the socket has stopped: nothing is written
 //! to it but the goodbye, nothing is read from it, and its unregistration has been handed to the registrar.
 
 use std::sync::{Arc, Mutex};
@@ -54,12 +54,10 @@ impl Ours {
         }
     }
 
-    /// The watch shows a part of the present state, because it could not go on where it was.
-    pub(super) fn loaded(&self, connections: &[(ConnectionId, Arc<Connection>)]) {
-        let Some(epoch) = self.lease.epoch() else { return };
-        for (id, connection) in connections.iter().filter(|(id, _)| id.epoch == epoch) {
-            self.granted(*id, connection);
-        }
+    /// The watch could not go on where it was, so that changes were missed: whoever waits is asked for anew.
+    pub(super) fn missed_some(&self) {
+        // Without room for it they wait until their time is over.
+        let _ = self.commands.try_send(Command::AskAgain);
     }
 
     /// The answer to a renewal of this session asks for connections to be released.

@@ -61,7 +61,9 @@ async fn serve(stream: Stream, me: &Identity, deliveries: &Deliveries, deliverie
             Purpose::Link => serve_link(reader, writer, deliveries, deliveries_max).await,
             // The answer to the hello was all that was wanted.
             Purpose::Identify => Ok(()),
-            Purpose::Control | Purpose::Watch(_) => refused("a gateway does not answer for the directory"),
+            Purpose::Control | Purpose::Leases | Purpose::Watch(_) => {
+                refused("a gateway does not answer for the directory")
+            }
         },
     }
 }

@@ -11,7 +11,8 @@
 //! revision at which it was granted before: it gets its place back, or learns that somebody else has it.
 //!
 //! *A place that somebody else has.* The answer to such a registration is that it waits. The grant comes by the watch, see
-//! [`super::ours`], which may be earlier than that answer.
+//! [`super::ours`], which may be earlier than that answer. Where the watch has a gap the registration is sent once more: under
+//! a serial that was used, it is answered as things are and changes nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub(super) enum Command {
     Unregister(Arc<Handle>, Reason, oneshot::Sender<()>),
     /// The directory has a connection that this gateway does not have.
     Forget(ConnectionId),
+    /// What became of those that wait may have been missed.
+    AskAgain,
     /// Tells when nothing waits and nothing is under way.
     WhenIdle(oneshot::Sender<()>),
 }
@@ -76,6 +79,8 @@ pub(super) struct Registrar<A> {
     last_serial: Serial,
     last_seq: u64,
     registers: BTreeMap<Serial, Arc<Handle>>,
+    /// Those that wait and are asked for once more.
+    again: VecDeque<Arc<Handle>>,
     unregisters: VecDeque<Leaving>,
     waiting_since: Option<Instant>,
     under_way: VecDeque<Sent>,
@@ -123,6 +128,7 @@ impl<A: Ask> Registrar<A> {
             last_serial: 0,
             last_seq: 0,
             registers: BTreeMap::new(),
+            again: VecDeque::new(),
             unregisters: VecDeque::new(),
             waiting_since: None,
             under_way: VecDeque::new(),
@@ -160,6 +166,9 @@ impl<A: Ask> Registrar<A> {
             Command::Register(handle) => self.register(handle),
             Command::Unregister(handle, reason, done) => self.unregister(&handle, reason, done),
             Command::Forget(id) => self.forget_one(id),
+            Command::AskAgain => {
+                self.again = self.table.all().into_iter().filter(|handle| handle.is_pending()).collect();
+            }
             Command::WhenIdle(tell) => self.idle.push(tell),
         }
         if self.queued() > 0 {
@@ -203,7 +212,7 @@ impl<A: Ask> Registrar<A> {
     }
 
     fn queued(&self) -> usize {
-        self.registers.len() + self.unregisters.len()
+        self.registers.len() + self.again.len() + self.unregisters.len()
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -238,7 +247,8 @@ impl<A: Ask> Registrar<A> {
         // Unregistrations have room at the end, and are not held back by registrations for ever: both get half when both wait.
         let room_for_registers = self.limits.batch_ops_max - self.unregisters.len().min(self.limits.batch_ops_max / 2);
         while ops.len() < room_for_registers && bytes < self.limits.batch_bytes_max {
-            let Some((_, handle)) = self.registers.pop_first() else { break };
+            let next = self.registers.pop_first().map(|(_, handle)| handle);
+            let Some(handle) = next.or_else(|| self.again.pop_front()) else { break };
             bytes += OP_BYTES + handle.register_bytes();
             ops.push(Op::Register(handle.register(self.policy)));
             handles.push(handle);
@@ -304,6 +314,8 @@ impl<A: Ask> Registrar<A> {
         let Sent { batch, handles, waiters, done: Some(done) } = sent else { return };
         for (handle, outcome) in handles.iter().zip(done.ops.iter()) {
             let farewell = match outcome {
+                // It has left, or is about to, and will be unregistered.
+                _ if handle.is_ending() => continue,
                 OpOutcome::Registered { granted, .. } => {
                     let bound = Bound { epoch: batch.epoch, granted: *granted };
                     handle.grant(bound, done.revision);
@@ -363,6 +375,7 @@ impl<A: Ask> Registrar<A> {
         self.asked.clear();
         self.under_way.clear();
         self.registers.clear();
+        self.again.clear();
         self.unregisters.clear();
         self.waiting_since = None;
         self.again_at = None;
@@ -412,6 +425,8 @@ fn refusal(handle: &Handle, refused: &OpRefused) -> Farewell {
         OpRefused::Banned(ban) => {
             Farewell::released(&Release { code: limits::CODE_BANNED, reason: ban.reason.clone() })
         }
+        // It was asked for once more and does not wait any more.
+        OpRefused::SerialReused if handle.is_pending() => CloseCode::Superseded.into(),
         OpRefused::TopicLimit | OpRefused::SerialReused | OpRefused::NotFound | OpRefused::VersionMismatch { .. } => {
             out_of_place(handle, refused)
         }

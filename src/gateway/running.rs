@@ -171,7 +171,7 @@ impl Parts {
         let process = telemetry::process_name("gateway", &settings.id);
         let meters = Meters::new(&settings.id);
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());
-        let replica = Arc::new(Replica::new(meters.clone()));
+        let replica = Arc::new(Replica::new(meters.clone(), settings.replica, directory.clone()));
         let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
         let ours = Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), commands.clone()));
         let hub = Arc::new(Hub::new(
@@ -187,7 +187,7 @@ impl Parts {
         let keeper = Keeper {
             // A stream of its own: renewals never queue behind registrations, and a leader that does not answer one in a
             // third of a lease is left while there is time to ask another node.
-            ask: directory.separate(settings.lease * 3 / 10),
+            ask: directory.for_leases(settings.lease * 3 / 10),
             lease: Arc::clone(&lease),
             table: Arc::clone(&table),
             ours: Arc::clone(&ours),
@@ -307,6 +307,7 @@ pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
             hub.meters.connections(hub.seats.taken());
             hub.meters.queued_bytes(hub.common.queued());
             hub.meters.pending(hub.common.pending());
+            hub.replica.show_figures();
         }
     }
 }

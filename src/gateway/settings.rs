@@ -1,6 +1,7 @@
 //! Everything that can be set on a gateway, with its default and the reason for it.
 
 use std::io;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::directory::Policy;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub advertise_api: Option<String>,
     /// Peer address that others are told, `--advertise-peer`; otherwise the bound one.
     pub advertise_peer: Option<String>,
+    /// How much of the directory is kept in memory, `--replica`.
+    pub replica: ReplicaMode,
     /// Which connections of a user may live beside those of this gateway: `--policy`, `--per`, `--handover` and `--max`.
     pub policy: Policy,
     /// Length of the lease, `--lease`. 3 s: three elections fit into it, and a silent gateway is gone soon.
@@ -46,6 +49,28 @@ pub struct Settings {
     pub ask: Duration,
     /// How long a drain may take before the rest is closed. Clients need a round trip for their close frame.
     pub drain: Duration,
+}
+
+/// How much of the directory a gateway keeps in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReplicaMode {
+    /// Everybody: every look-up is one of memory, and goes on without a quorum.
+    #[default]
+    Full,
+    /// At most so many users, those that were asked for last. Who is not among them is asked for.
+    Lru(usize),
+}
+
+impl FromStr for ReplicaMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("lru:").map(str::parse)) {
+            ("full", _) => Ok(Self::Full),
+            (_, Some(Ok(users))) if users > 0 => Ok(Self::Lru(users)),
+            _ => Err(String::from("it is full, or lru:N with a number of users from 1")),
+        }
+    }
 }
 
 /// Limits of client sockets.
@@ -143,6 +168,7 @@ impl Default for Settings {
             advertise_url: None,
             advertise_api: None,
             advertise_peer: None,
+            replica: ReplicaMode::default(),
             policy: Policy::multi(16),
             lease: Duration::from_secs(3),
             lease_lost_grace: Duration::from_secs(60),
@@ -255,5 +281,18 @@ impl Settings {
 
     pub(super) fn lease_ms(&self) -> u32 {
         u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_full_or_of_so_many_users() {
+        assert_eq!(("full".parse(), "lru:10000".parse()), (Ok(ReplicaMode::Full), Ok(ReplicaMode::Lru(10_000))));
+        for bad in ["", "lru", "lru:", "lru:0", "lru:-1", "lru:x", "Full", "half"] {
+            assert!(bad.parse::<ReplicaMode>().is_err(), "{bad}");
+        }
     }
 }

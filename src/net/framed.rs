@@ -59,6 +59,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { from, buffer: BytesMut::new(), frame_bytes_max, heard: Instant::now() }
     }
 
+    /// Reads on from what `replace` makes of the source; what was read ahead stays.
+    ///
+    /// # Errors
+    /// Those of `replace`.
+    pub fn replaced<S>(self, replace: impl FnOnce(R) -> io::Result<S>) -> io::Result<FrameReader<S>> {
+        let Self { from, buffer, frame_bytes_max, heard } = self;
+        Ok(FrameReader { from: replace(from)?, buffer, frame_bytes_max, heard })
+    }
+
     /// Changes the limit: a stranger gets a small one.
     pub fn set_limit(&mut self, frame_bytes_max: usize) {
         self.frame_bytes_max = frame_bytes_max;

@@ -8,15 +8,15 @@ use switchboard_raft::{Space, Standing};
 use tokio::time::Instant;
 
 use super::backups::Backups;
-use super::feed;
+use super::feed::Feeds;
 use super::hash::Hashes;
+use super::history;
 use super::members;
 use super::requests::Requests;
 use super::view::NodeView;
-use super::watch_hub::WatchHub;
-use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, StateRefused};
+use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, History, StateRefused};
 use crate::client;
-use crate::directory::Epoch;
+use crate::directory::{Epoch, Revision};
 use crate::push::{Local, Order, PushRefused, Pushed, Router};
 use crate::view::View;
 use crate::wire::http::{Info, SnapshotTaken, StateHash, cluster_id};
@@ -38,8 +38,7 @@ pub(super) struct NodeBackend {
     /// The leader, for a node that does not lead.
     pub(super) others: client::Directory,
     pub(super) router: Router<NodeView, NoSockets>,
-    pub(super) hub: Arc<WatchHub>,
-    pub(super) confirm_within: Duration,
+    pub(super) feeds: Arc<Feeds>,
     pub(super) info: Info,
     pub(super) started: Instant,
 }
@@ -120,7 +119,17 @@ impl Backend for NodeBackend {
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
         // Also for a feed from now on: a node that lags would show what is long past.
         self.view.linearize().await.map_err(|stale| FeedRefused::Unavailable(stale.to_string()))?;
-        feed::open(&self.hub, &self.view, self.confirm_within, request)
+        self.feeds.hub.reached(self.view.revision()).await;
+        self.feeds.open(request)
+    }
+
+    async fn history(&self, user: &str, revision: Revision) -> Result<History, FeedRefused> {
+        Ok(history::of(&self.feeds.hub, user, revision).await)
+    }
+
+    async fn last_seen(&self, users: &[&str], revision: Revision, _alone: bool) -> Vec<Option<u64>> {
+        self.feeds.hub.reached(revision).await;
+        self.feeds.hub.last_seen(users)
     }
 
     async fn hash(&self, ask: HashAsk) -> Result<StateHash, StateRefused> {

@@ -9,65 +9,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
-use serde::Serialize;
+use metrics::Histogram;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::view::NodeView;
+use super::closings::Closings;
+use super::lines::{self, Line};
+use super::meters::Watching;
+use super::view::Confirmed;
 use super::watch_hub::{Change, Position, WatchHub};
 use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest};
 use crate::clock;
-use crate::directory::{ConnectionId, Directory, Epoch, Event, Reason, Revision, Serial};
-use crate::view::View;
+use crate::directory::{Event, Revision};
 
-/// A reader hears something at least this often.
+/// A reader hears something at least this often, whatever it has asked for.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// Changes taken from what is held at a time.
+/// Changes taken from what is retained at a time.
 const GATHER: usize = 64;
 
-/// Connections of an ended session that are listed at a time.
+/// Connections of an ended session that are shown at a time.
 const SLICE: usize = 256;
 
-/// One line. Fields that a type does not have are left out.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    revision: Revision,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    n: Option<u32>,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connection: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gateway: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    epoch: Option<Epoch>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    granted: Option<Revision>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    topic: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    meta: Option<&'a serde_json::value::RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    meta_version: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<Reason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    at: Option<&'a str>,
+/// What every feed of a node stands on.
+#[derive(Debug)]
+pub(super) struct Feeds {
+    pub(super) hub: Arc<WatchHub>,
+    pub(super) confirmed: Arc<Confirmed>,
+    /// A node that can't confirm a read for so long does not know whether it still belongs to the group.
+    pub(super) confirm_within: Duration,
+    pub(super) process: Arc<str>,
 }
 
 /// One feed.
 struct Reader {
-    hub: Arc<WatchHub>,
-    view: Arc<NodeView>,
-    confirm_within: Duration,
+    of: Arc<Feeds>,
     request: FeedRequest,
-    /// Everything up to here has been read from the hub.
+    /// Everything up to here has been looked at.
     cursor: Revision,
     /// Events up to this one are not shown again.
     skip: (Revision, Option<u32>),
@@ -76,51 +54,54 @@ struct Reader {
     changes: VecDeque<Arc<Change>>,
     expanding: Option<Expansion>,
     ready: VecDeque<FeedItem>,
-    said: Instant,
+    /// When something was last said, and the revision of its mark.
+    said: (Instant, Revision),
+    lag: Histogram,
+    _watching: Watching,
 }
 
-/// A revision of which a part has been shown.
+/// A revision of which a part has been looked at.
 struct Expansion {
     change: Arc<Change>,
     /// The next of its events.
     event: usize,
-    /// Number of the next event in the feed.
+    /// Number of the next line of the revision.
     n: u32,
-    /// The session whose connections are being listed, and the last one that was.
-    closing: Option<(Directory, Epoch, Option<Serial>)>,
+    /// What the end of a session closed, and the next of these.
+    closing: Option<(Arc<Closings>, usize)>,
 }
 
-/// Opens a feed.
-pub(super) fn open(
-    hub: &Arc<WatchHub>,
-    view: &Arc<NodeView>,
-    confirm_within: Duration,
-    request: FeedRequest,
-) -> Result<Feed, FeedRefused> {
-    let position = hub.follow();
-    let Position { applied, restarts } = *position.borrow();
-    let skip = request.from.unwrap_or((applied, None));
-    // What comes after (R, n) begins inside R.
-    let cursor = if skip.1.is_some() { skip.0.saturating_sub(1) } else { skip.0 };
-    let floor = hub.floor();
-    if cursor < floor {
-        return Err(FeedRefused::Compacted { oldest: floor });
+impl Feeds {
+    /// Opens a feed. What is asked for must not lie beyond what a linearizable read has seen.
+    pub(super) fn open(self: &Arc<Self>, request: FeedRequest) -> Result<Feed, FeedRefused> {
+        let position = self.hub.follow();
+        let Position { applied, restarts } = *position.borrow();
+        let skip = request.from.unwrap_or((applied, None));
+        // What comes after (R, n) begins inside R.
+        let cursor = if skip.1.is_some() { skip.0.saturating_sub(1) } else { skip.0 };
+        let floor = self.hub.floor();
+        if skip.0 > applied {
+            return Err(FeedRefused::Ahead { asked: skip.0, now: applied, oldest: floor });
+        }
+        if cursor < floor {
+            return Err(FeedRefused::Compacted { oldest: floor });
+        }
+        let reader = Reader {
+            of: Arc::clone(self),
+            request,
+            cursor,
+            skip,
+            position,
+            restarts,
+            changes: VecDeque::new(),
+            expanding: None,
+            ready: VecDeque::new(),
+            said: (Instant::now(), skip.0),
+            lag: metrics::histogram!("switchboard_watch_lag_revisions", "process" => Arc::clone(&self.process)),
+            _watching: Watching::begin(&self.process),
+        };
+        Ok(Box::pin(stream::unfold(reader, |mut reader| async move { reader.next().await.map(|item| (item, reader)) })))
     }
-    let reader = Reader {
-        hub: Arc::clone(hub),
-        view: Arc::clone(view),
-        confirm_within,
-        request,
-        cursor,
-        skip,
-        position,
-        restarts,
-        changes: VecDeque::new(),
-        expanding: None,
-        ready: VecDeque::new(),
-        said: Instant::now(),
-    };
-    Ok(Box::pin(stream::unfold(reader, |mut reader| async move { reader.next().await.map(|item| (item, reader)) })))
 }
 
 impl Reader {
@@ -128,159 +109,113 @@ impl Reader {
     async fn next(&mut self) -> Option<FeedItem> {
         loop {
             if let Some(item) = self.ready.pop_front() {
-                self.said = Instant::now();
+                self.said = (Instant::now(), item.mark.0);
                 return Some(item);
             }
+            if let Some(mark) = self.due_mark() {
+                self.ready.push_back(lines::progress(mark));
+                continue;
+            }
             if self.expanding.is_some() {
-                self.expand();
+                self.expand().await?;
                 tokio::task::yield_now().await;
                 continue;
             }
             if let Some(change) = self.changes.pop_front() {
-                self.cursor = change.revision;
                 self.expanding = Some(Expansion { change, event: 0, n: 0, closing: None });
                 continue;
             }
             let Position { applied, restarts } = *self.position.borrow_and_update();
-            if restarts != self.restarts || self.view.staleness().is_none_or(|age| age > self.confirm_within) {
+            let Feeds { hub, confirmed, confirm_within, .. } = &*self.of;
+            if restarts != self.restarts || confirmed.age().is_none_or(|age| age > *confirm_within) {
                 return None;
             }
-            // Fell behind what is held: the reader comes back with its mark and is told.
-            self.changes = self.hub.after(self.cursor, GATHER).ok()?.into();
+            // Fell behind what is retained: the reader comes back with its mark and is told.
+            self.changes = hub.after(self.cursor, GATHER).ok()?.into();
             if !self.changes.is_empty() {
+                self.lag.record(applied.saturating_sub(self.cursor) as f64);
                 continue;
             }
             self.cursor = self.cursor.max(applied);
-            let wait = PROGRESS_EVERY.saturating_sub(self.said.elapsed());
-            match tokio::time::timeout(wait, self.position.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return None,
-                Err(_) => self.ready.push_back(progress(self.cursor)),
+            let wait = PROGRESS_EVERY.saturating_sub(self.said.0.elapsed());
+            if let Ok(Err(_)) = tokio::time::timeout(wait, self.position.changed()).await {
+                return None;
             }
         }
     }
 
-    /// Shows the next event of the revision, or the next slice of the connections that it closed.
-    fn expand(&mut self) {
+    /// The mark to tell when nothing else was told for too long: of a feed that shows nothing of what happens, too. It
+    /// never leads back: where a part of a revision was shown the rest of it comes first.
+    fn due_mark(&self) -> Option<Revision> {
+        let (when, last) = self.said;
+        (when.elapsed() >= PROGRESS_EVERY && self.cursor >= last).then_some(self.cursor)
+    }
+
+    /// Shows the next event of the revision, or the next slice of the connections that it closed. `None` when this reader is
+    /// so slow that what it reads is no longer retained.
+    async fn expand(&mut self) -> Option<()> {
         let mut expansion = self.expanding.take().expect("the caller has just seen it");
-        let at = clock::rfc3339(expansion.change.at_ms);
-        if let Some((frozen, epoch, after)) = expansion.closing.take() {
-            let slice: Vec<Event> = frozen.closed_by(epoch, after).take(SLICE).collect();
-            for event in &slice {
-                self.show(&mut expansion, event, &at);
+        let change = Arc::clone(&expansion.change);
+        let at = clock::rfc3339(change.at_ms);
+        if let Some((closings, row)) = expansion.closing.take() {
+            // It holds on to the whole list, which nobody else may need any more.
+            if change.revision <= self.of.hub.floor() {
+                return None;
             }
-            if let Some(last) = slice.last() {
-                expansion.closing = Some((frozen, epoch, closed_serial(last)));
+            let slice = row..closings.len().min(row + SLICE);
+            for row in slice.clone() {
+                self.show(&mut expansion, &closings.event(row), &at);
             }
-        } else {
-            let change = Arc::clone(&expansion.change);
-            let Some(event) = change.events.get(expansion.event) else { return };
+            expansion.closing = (slice.end < closings.len()).then_some((closings, slice.end));
+        } else if let Some(event) = change.events.get(expansion.event) {
             self.show(&mut expansion, event, &at);
-            let end = change.ends.iter().find(|end| end.n == expansion.event);
-            expansion.closing = end.map(|end| (end.frozen.clone(), end.epoch, None));
+            if let Some(end) = change.end(expansion.event) {
+                expansion.closing = Some((end.closings().await.ok()?, 0));
+            }
             expansion.event += 1;
+        } else {
+            self.cursor = change.revision;
+            return Some(());
         }
         self.expanding = Some(expansion);
+        Some(())
     }
 
     /// Adds the lines of one event.
     fn show(&mut self, expansion: &mut Expansion, event: &Event, at: &str) {
         let revision = expansion.change.revision;
-        for line in lines(event, revision, at) {
-            let n = expansion.n;
-            expansion.n += 1;
+        let first = expansion.n;
+        expansion.n += lines::count(event);
+        if !concerns(&self.request, event) {
+            return;
+        }
+        let of_event = lines::lines(event, revision, at);
+        debug_assert_eq!(of_event.len() as u32, expansion.n - first, "lines are counted as they are made");
+        for (n, line) in (first..).zip(of_event) {
             let shown_before = revision == self.skip.0 && self.skip.1.is_some_and(|last| n <= last);
             if !shown_before && wanted(&self.request, &line) {
-                let json = serde_json::to_vec(&Line { n: Some(n), ..line }).expect("a line has a JSON form");
-                self.ready.push_back(FeedItem { mark: (revision, Some(n)), json: json.into() });
+                self.ready.push_back(FeedItem { mark: (revision, Some(n)), json: line.json(n) });
             }
         }
     }
 }
 
-fn progress(revision: Revision) -> FeedItem {
-    let json = serde_json::to_vec(&Line { kind: "progress", ..blank(revision) }).expect("a line has a JSON form");
-    FeedItem { mark: (revision, None), json: json.into() }
+/// Whether a line of this event may be wanted, by what can be told without making it.
+fn concerns(request: &FeedRequest, event: &Event) -> bool {
+    match event.user() {
+        Some(user) => is_of(request, user),
+        None => request.user.is_none() && request.prefix.is_none(),
+    }
 }
 
-fn closed_serial(event: &Event) -> Option<Serial> {
-    match event {
-        Event::Closed { id, .. } => Some(id.serial),
-        _ => None,
-    }
+fn is_of(request: &FeedRequest, user: &str) -> bool {
+    request.user.as_deref().is_none_or(|wanted| wanted == user)
+        && request.prefix.as_deref().is_none_or(|prefix| user.starts_with(prefix))
 }
 
 fn wanted(request: &FeedRequest, line: &Line<'_>) -> bool {
-    (request.types.is_empty() || request.types.iter().any(|wanted| wanted == line.kind))
-        && request.user.as_deref().is_none_or(|user| line.user == Some(user))
-        && request.prefix.as_deref().is_none_or(|prefix| line.user.is_some_and(|user| user.starts_with(prefix)))
+    request.types.is_empty() || request.types.iter().any(|wanted| wanted == line.kind)
 }
 
-fn blank(revision: Revision) -> Line<'static> {
-    Line {
-        revision,
-        n: None,
-        kind: "",
-        user: None,
-        connection: None,
-        gateway: None,
-        epoch: None,
-        granted: None,
-        topic: None,
-        device: None,
-        meta: None,
-        meta_version: None,
-        reason: None,
-        at: None,
-    }
-}
-
-/// The lines of one event, in order. The end of a session has one of its own; its connections follow.
-fn lines<'a>(event: &'a Event, revision: Revision, at: &'a str) -> Vec<Line<'a>> {
-    let of = |kind, gateway: &'a str, epoch| Line {
-        kind,
-        gateway: Some(gateway),
-        epoch: Some(epoch),
-        at: Some(at),
-        ..blank(revision)
-    };
-    let of_connection = |kind, id: &ConnectionId, user: &'a str, gateway: &'a str, granted| Line {
-        user: Some(user),
-        connection: Some(id.to_string()),
-        granted: Some(granted),
-        ..of(kind, gateway, id.epoch)
-    };
-    let of_user = |kind, user: &'a str| Line { kind, user: Some(user), at: Some(at), ..blank(revision) };
-    match event {
-        Event::SessionOpened { epoch, session } => vec![of("gateway.up", &session.gateway, *epoch)],
-        Event::SessionEnded { epoch, gateway, reason } => {
-            vec![Line { reason: Some(*reason), ..of("gateway.down", gateway, *epoch) }]
-        }
-        Event::Opened { id, connection, gateway, first } => {
-            let user = &connection.user;
-            let device = Some(&*connection.device).filter(|device| !device.is_empty());
-            let opened = of_connection("connection.opened", id, user, gateway, connection.granted);
-            let mut lines = vec![Line { device, ..opened }];
-            lines.extend(first.then(|| of_user("user.online", user)));
-            lines
-        }
-        Event::Closed { id, user, gateway, granted, reason, last } => {
-            let closed = of_connection("connection.closed", id, user, gateway, *granted);
-            let mut lines = vec![Line { reason: Some(*reason), ..closed }];
-            lines.extend(last.then(|| of_user("user.offline", user)));
-            lines
-        }
-        // Nothing has changed yet: what its gateway does about it is told.
-        Event::ReleaseAsked { .. } => Vec::new(),
-        Event::TopicJoined { topic, epoch, gateway } => {
-            vec![Line { topic: Some(topic), ..of("topic.joined", gateway, *epoch) }]
-        }
-        Event::TopicLeft { topic, epoch, gateway } => {
-            vec![Line { topic: Some(topic), ..of("topic.left", gateway, *epoch) }]
-        }
-        Event::MetaChanged { id, user, gateway, granted, meta, version } => {
-            let changed = of_connection("meta.changed", id, user, gateway, *granted);
-            vec![Line { meta: serde_json::from_str(meta).ok(), meta_version: Some(*version), ..changed }]
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

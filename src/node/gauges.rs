@@ -12,7 +12,7 @@ use super::watch_hub::WatchHub;
 /// How often they are looked up.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps the figures up to date, and lets go of what nobody needs any more.
+/// Keeps the figures up to date.
 pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, hub: Arc<WatchHub>, process: Arc<str>) {
     let mut before = Counters::default();
     // Nothing is exclusive yet, so nothing changes hands; dashboards find the name all the same.
@@ -44,7 +44,10 @@ pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, hub: Arc<WatchHub>,
         record("switchboard_raft_fsync_duration_seconds", &before.fsyncs, &now.fsyncs, &process);
         record("switchboard_raft_snapshot_duration_seconds", &before.snapshots_built, &now.snapshots_built, &process);
         before = now;
-        hub.let_go();
+        let retained = hub.retained();
+        set("switchboard_watch_retained_events", retained.events as f64);
+        set("switchboard_watch_retained_bytes", retained.bytes as f64);
+        set("switchboard_watch_oldest_revision", retained.floor as f64);
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -15,8 +15,9 @@ use crate::directory::{
 };
 use crate::wire::http;
 use crate::wire::peer::{
-    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, GroupChange, Hello,
-    HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus, WatchFrame, WatchFrom,
+    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, FoundUser, FoundUsers,
+    GroupChange, Hello, HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus,
+    WatchFrame, WatchFrom, Who,
 };
 
 #[path = "../../tests/golden/fixture.rs"]
@@ -149,6 +150,7 @@ fn greetings_keep_their_form() {
         Purpose::Control,
         Purpose::Watch(WatchFrom::Snapshot),
         Purpose::Watch(WatchFrom::After(900)),
+        Purpose::Watch(WatchFrom::Sessions),
         Purpose::Link,
         Purpose::Identify,
     ];
@@ -183,6 +185,8 @@ fn requests_of_version_2_keep_their_form() {
         RequestBody::Change(GroupChange::Promote { id: 4 }),
         RequestBody::Change(GroupChange::Remove { id: 4 }),
         RequestBody::Change(GroupChange::TransferLeader { to: 2 }),
+        RequestBody::Find(vec![Who::User("alice".into()), Who::Holder(ConnectionId { epoch: EPOCH, serial: 1 })]),
+        RequestBody::LastSeen { users: vec!["alice".into()], revision: 900 },
     ];
     check("request-2.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
     let ops = [
@@ -226,6 +230,8 @@ fn requests_of_version_2_keep_their_form() {
         Answer::Changed(Ok(7)),
         Answer::Changed(Err(refused(ChangeRefusal::NoMember))),
         Answer::Changed(Err(refused(ChangeRefusal::Conflict))),
+        Answer::Found(found()),
+        Answer::LastSeen(vec![Some(1_700_000_000_123), None]),
     ];
     let results = answers.into_iter().map(Ok).chain(failures().into_iter().map(Err));
     check("response-2.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
@@ -244,19 +250,13 @@ fn failures() -> [Failure; 8] {
     ]
 }
 
-#[test]
-fn the_watch_of_version_2_keeps_its_form() {
-    let (_, applied) = applied();
-    let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
-    let open = open("gw-1");
-    let session = Session {
-        gateway: open.gateway,
-        nonce: open.nonce,
-        attempt: open.attempt,
-        lease_ms: open.lease_ms,
-        addresses: open.addresses,
-    };
-    let connection = Connection {
+fn session() -> Session {
+    let OpenSession { gateway, nonce, attempt, lease_ms, addresses } = open("gw-1");
+    Session { gateway, nonce, attempt, lease_ms, addresses }
+}
+
+fn connection() -> Connection {
+    Connection {
         user: "alice".into(),
         device: "web".into(),
         granted: 6,
@@ -265,12 +265,25 @@ fn the_watch_of_version_2_keeps_its_form() {
         meta: None,
         meta_version: 2,
         claim: Some(Per::Device),
-    };
+    }
+}
+
+fn found() -> FoundUsers {
+    let connections = vec![(ConnectionId { epoch: EPOCH, serial: 1 }, Arc::new(connection()))];
+    let users =
+        vec![FoundUser { user: Some("alice".into()), connections }, FoundUser { user: None, connections: Vec::new() }];
+    FoundUsers { revision: 900, sessions: vec![(EPOCH, Arc::new(session()))], users }
+}
+
+#[test]
+fn the_watch_of_version_2_keeps_its_form() {
+    let (_, applied) = applied();
+    let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
     let id = ConnectionId { epoch: EPOCH, serial: 1 };
     let frames = [
         WatchFrame::SnapshotChunk {
-            sessions: vec![(EPOCH, Arc::new(session))],
-            connections: vec![(id, Arc::new(connection))],
+            sessions: vec![(EPOCH, Arc::new(session()))],
+            connections: vec![(id, Arc::new(connection()))],
         },
         WatchFrame::SnapshotEnd { revision: 900 },
         WatchFrame::Events { revision: 901, at_ms: 1_700_000_000_456, events },

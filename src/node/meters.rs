@@ -1,8 +1,8 @@
-//! What became of the operations that this node proposed, counted as they are applied.
+//! Figures that are counted as things happen: the operations that this node proposed, and the watches that it serves.
 
 use std::sync::Arc;
 
-use metrics::Counter;
+use metrics::{Counter, Gauge, gauge};
 
 use crate::directory::{Command, Entry, Op, OpOutcome, OpRefused, Outcome};
 
@@ -65,5 +65,22 @@ impl OpMeters {
         {
             self.takeovers.increment(1);
         }
+    }
+}
+
+/// Counts a watch for as long as it is served.
+pub(super) struct Watching(Gauge);
+
+impl Watching {
+    pub(super) fn begin(process: &Arc<str>) -> Self {
+        let watchers = gauge!("switchboard_watchers", "process" => Arc::clone(process));
+        watchers.increment(1.0);
+        Self(watchers)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }

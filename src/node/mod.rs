@@ -5,8 +5,9 @@
 //! - `leases`, `expiry`, `claims`, `deaths`: deadlines in the leader's memory, endings in the log
 //! - `releases`: what gateways are asked to give up
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
+//! - `closings`, `trail`, `history`, `lines`: single connections of ended sessions, and who was where
 //! - `members`: who belongs to the group, as it changes
-//! - `requests`, `streams`: what gateways ask, and the peer listener
+//! - `requests`, `find`, `streams`: what gateways ask, and the peer listener
 //! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `offline`: files of nodes that do not run
@@ -19,14 +20,18 @@
 mod backend;
 mod backups;
 mod claims;
+mod closings;
 mod deaths;
 mod expiry;
 mod feed;
+mod find;
 mod gauges;
 #[cfg(test)]
 mod golden;
 mod hash;
+mod history;
 mod leases;
+mod lines;
 mod members;
 mod meters;
 pub mod offline;
@@ -38,8 +43,13 @@ mod requests;
 mod settings;
 mod streams;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
+pub(crate) use testing::LoneNode;
+#[cfg(test)]
 mod tests;
 mod threads;
+mod trail;
 mod view;
 mod watch;
 mod watch_hub;
@@ -55,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use raft::LogEngine;
 pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
+pub use watch_hub::{RETAIN_BYTES, RETAIN_EVENTS};
 
 use crate::net::Listener;
 use parts::Parts;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use switchboard_raft::{self as raft, About, Backup, MemberRole, Survey, UpTo};
 
 use super::replicated::{FrozenDirectory, Replicated};
-use super::watch_hub::WatchHub;
+use super::watch_hub::{Retention, WatchHub};
 use crate::chance;
 use crate::directory::{Directory, NoRevisionsLeft, Revision};
 use crate::wire::http::{INVARIANTS_HOLD, cluster_id, hex};
@@ -169,7 +169,7 @@ fn load(backup: &Backup) -> io::Result<Directory> {
 
 /// A state machine that nobody watches.
 fn rebuilt() -> Replicated {
-    Replicated::new(Arc::new(WatchHub::with_limits(0, 0)), &Arc::from("offline"))
+    Replicated::new(Arc::new(WatchHub::new(Retention { events: 0, bytes: 0 })), &Arc::from("offline"))
 }
 
 /// The beginning of a new cluster, as it was written.

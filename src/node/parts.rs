@@ -18,6 +18,7 @@ use super::backend::{NoSockets, NodeBackend};
 use super::backups::Backups;
 use super::deaths::{Deaths, Suspects};
 use super::expiry::Expiry;
+use super::feed::Feeds;
 use super::hash::Hashes;
 use super::leases::{self, Leases, Renewal};
 use super::members;
@@ -71,7 +72,7 @@ impl Parts {
     ) -> Result<(Self, Queues), StartError> {
         let started = Instant::now();
         let process = telemetry::process_name("directory", &settings.id.to_string());
-        let hub = Arc::new(WatchHub::default());
+        let hub = Arc::new(WatchHub::new(settings.retention()));
         let state = Arc::new(Replicated::new(Arc::clone(&hub), &process));
         let of_raft = settings.raft(api, peer);
         let nodes = of_raft.founders.values().map(|founder| founder.peer.clone()).collect();
@@ -119,7 +120,7 @@ impl Parts {
             threads: self.threads.clone(),
             identity: Arc::clone(&self.identity),
             requests: requests.clone(),
-            watches: self.watches(),
+            watches: self.watches(&view),
             suspects,
         };
         let hashes = Arc::new(Hashes::new(state()));
@@ -127,13 +128,16 @@ impl Parts {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(proposals::run(raft(), queues.proposals, process()));
-        tasks.spawn(leases::acknowledge(raft(), state(), self.leases.clone(), queues.renewals, process()));
-        tasks.spawn(expiry.clone().run());
-        tasks.spawn(expiry.clone().beat());
-        tasks.spawn(expiry.clone().release_claims());
-        tasks.spawn(Deaths::new(expiry.clone(), Arc::clone(&requests.hello)).run(suspected));
+        let of_leases = &self.threads;
+        let acknowledge = leases::acknowledge(raft(), state(), self.leases.clone(), queues.renewals, process());
+        tasks.spawn_on(acknowledge, of_leases);
+        tasks.spawn_on(expiry.clone().run(), of_leases);
+        tasks.spawn_on(expiry.clone().beat(), of_leases);
+        tasks.spawn_on(expiry.clone().release_claims(), of_leases);
+        tasks.spawn_on(Deaths::new(expiry.clone(), Arc::clone(&requests.hello)).run(suspected), of_leases);
         tasks.spawn(expiry.reclaim());
         tasks.spawn(view.keep_confirming());
+        tasks.spawn(settle(Arc::clone(&self.hub)));
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(hashes.keep(process()));
         tasks.spawn(members::keep_learning(raft(), others));
@@ -149,18 +153,21 @@ impl Parts {
             raft: self.raft.clone(),
             proposals: self.proposals.clone(),
             leases: self.leases.clone(),
+            state: Arc::clone(&self.state),
+            hub: Arc::clone(&self.hub),
             others: self.others.clone(),
             election_max: self.settings.election.1,
             hello: Arc::new(Hello::new(cluster, from, Purpose::Identify)),
         }
     }
 
-    fn watches(&self) -> Watches {
+    fn watches(&self, view: &NodeView) -> Watches {
         Watches {
             raft: self.raft.clone(),
             state: Arc::clone(&self.state),
             hub: Arc::clone(&self.hub),
             confirm_within: self.confirm_within(),
+            confirmed: Arc::clone(&view.confirmed),
             process: Arc::clone(&self.process),
         }
     }
@@ -169,15 +176,20 @@ impl Parts {
         let Identity { cluster, name, nonce } = &*self.identity;
         let links = Links::new(cluster, name);
         let process = Arc::clone(&self.process);
+        let feeds = Feeds {
+            hub: Arc::clone(&self.hub),
+            confirmed: Arc::clone(&view.confirmed),
+            confirm_within: self.confirm_within(),
+            process: Arc::clone(&self.process),
+        };
         NodeBackend {
+            feeds: Arc::new(feeds),
             router: Router::new(Arc::clone(&view), Arc::new(NoSockets), links, http::Client::new(), process),
             view,
             hashes,
             backups: Backups::new(self.raft.clone()),
             requests,
             others: self.others.clone(),
-            hub: Arc::clone(&self.hub),
-            confirm_within: self.confirm_within(),
             info: Info {
                 role: "directory".to_owned(),
                 id: self.settings.id.to_string(),
@@ -194,6 +206,11 @@ impl Parts {
     fn confirm_within(&self) -> Duration {
         self.settings.election.1 * 2 + CONFIRM_MARGIN
     }
+}
+
+/// Does for the hub what takes too long for where entries are applied.
+async fn settle(hub: Arc<WatchHub>) {
+    hub.settle().await;
 }
 
 /// Opens streams to other nodes.

@@ -28,7 +28,7 @@ const WAITING_MAX: usize = 8192;
 const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 
 /// Operations in one entry: bounds the time for which applying it holds readers up.
-const ENTRY_OPS_MAX: usize = 2048;
+const ENTRY_OPS_MAX: usize = 1024;
 
 /// Bytes of one entry, by estimate: well below what the log takes, so that sharing an entry never makes it too large.
 const ENTRY_BYTES_MAX: usize = 256 << 10;

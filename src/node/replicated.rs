@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex};
 
+use parking_lot::{RwLock, RwLockReadGuard};
 use switchboard_raft::{Formats, Frozen, StateMachine};
 use tokio::sync::oneshot;
 
@@ -16,7 +17,8 @@ use crate::directory::{Directory, Entry, Outcome, Revision};
 /// `newest` does, so that nodes can be replaced one by one.
 pub(super) const FORMATS: Formats = Formats { oldest: 2, newest: 2, writes: 2 };
 
-/// The directory behind the log. Readers share a lock with the one writer, which holds it for one entry at a time.
+/// The directory behind the log. Readers share a lock with the one writer, which holds it for one entry at a time. The lock is
+/// fair: while entry follows upon entry, readers get their turn in between.
 #[derive(Debug)]
 pub(super) struct Replicated {
     directory: RwLock<Directory>,
@@ -54,7 +56,7 @@ impl Replicated {
 
     /// The state as of now. Hold it for a short read only: applying waits.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Directory> {
-        self.directory.read().expect("no code panics while holding this lock")
+        self.directory.read()
     }
 
     /// A copy that no longer changes.
@@ -140,7 +142,7 @@ impl StateMachine for Replicated {
             )
         })?;
         let applied = {
-            let mut directory = self.directory.write().expect("no code panics while holding this lock");
+            let mut directory = self.directory.write();
             let applied = directory.apply(index, &entry);
             self.awaited.reached(&directory);
             applied
@@ -155,7 +157,7 @@ impl StateMachine for Replicated {
 
     fn applied(&self, index: Revision) {
         {
-            let mut directory = self.directory.write().expect("no code panics while holding this lock");
+            let mut directory = self.directory.write();
             directory.advance(index);
             self.awaited.reached(&directory);
         }
@@ -173,7 +175,7 @@ impl StateMachine for Replicated {
         }
         restored.advance(index);
         let former = {
-            let mut directory = self.directory.write().expect("no code panics while holding this lock");
+            let mut directory = self.directory.write();
             let former = std::mem::replace(&mut *directory, restored);
             self.awaited.reached(&directory);
             former

@@ -10,6 +10,8 @@ use switchboard_raft::{MemberRole, MemberState, Raft, Role};
 use super::leases::Leases;
 use super::members;
 use super::proposals::{Pending, Proposals};
+use super::replicated::Replicated;
+use super::watch_hub::WatchHub;
 use crate::client::Directory;
 use crate::directory::limits::BATCH_OPS_MAX;
 use crate::directory::{Command, Epoch, GatewayAddresses, OpenRefused, OpenSession, Outcome, Reason};
@@ -36,6 +38,8 @@ pub(super) struct Requests {
     pub(super) raft: Raft,
     pub(super) proposals: Proposals,
     pub(super) leases: Leases,
+    pub(super) state: Arc<Replicated>,
+    pub(super) hub: Arc<WatchHub>,
     /// The other nodes, the leader among them.
     pub(super) others: Directory,
     pub(super) election_max: Duration,
@@ -89,6 +93,8 @@ impl Requests {
             Begun::Rest(RequestBody::Cluster) => Ok(Answer::Cluster(self.cluster_as_led().await)),
             Begun::Rest(RequestBody::Members) => self.members(),
             Begun::Rest(RequestBody::Change(change)) => self.change(change).await,
+            Begun::Rest(RequestBody::Find(whom)) => self.find(&whom).await,
+            Begun::Rest(RequestBody::LastSeen { users, revision }) => self.last_seen(&users, revision).await,
             Begun::Rest(RequestBody::Batch(_)) => unreachable!("a batch is begun as one"),
         };
         match result {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use switchboard_raft as raft;
 
+use super::watch_hub::Retention;
 use crate::chance;
 
 /// How a directory node runs. Checked by `config.rs` and, where the log is concerned, by `raft/`.
@@ -38,6 +39,10 @@ pub struct Settings {
     pub snapshot_every: u64,
     /// Bytes below the data directory that are kept free.
     pub disk_reserve: u64,
+    /// Changes that are retained for watches and histories.
+    pub retain_events: usize,
+    /// Memory of these changes, bytes by estimate; whichever limit is reached first.
+    pub retain_bytes: u64,
     /// What keeps the log on disk.
     pub log_engine: raft::LogEngine,
 }
@@ -49,6 +54,10 @@ pub const SNAPSHOT_EVERY: u64 = 200_000;
 pub const DISK_RESERVE: u64 = 64 << 20;
 
 impl Settings {
+    pub(super) fn retention(&self) -> Retention {
+        Retention { events: self.retain_events, bytes: usize::try_from(self.retain_bytes).unwrap_or(usize::MAX) }
+    }
+
     /// What `raft/` needs of it. Founders tell only their peer addresses; a member's API address is learned from itself.
     pub(super) fn raft(&self, api: SocketAddr, peer: SocketAddr) -> raft::Settings {
         let advertise = raft::Addresses {

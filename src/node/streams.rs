@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::deaths::{Kept, Suspects};
 use super::requests::Requests;
@@ -36,7 +37,7 @@ const WRITE_STALL: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     pub(super) raft: Raft,
-    /// Where the log's own streams are served.
+    /// Where the log's own streams are served, and those of leases.
     pub(super) threads: Handle,
     pub(super) identity: Arc<Identity>,
     pub(super) requests: Requests,
@@ -86,11 +87,14 @@ impl Streams {
         let Hello { from, purpose, .. } = hello;
         tracing::debug!(%from, ?purpose, "a peer stream begins");
         match purpose {
-            Purpose::Control => {
-                let mut kept = Kept::default();
-                let ended = self.control(reader, writer, &mut kept).await;
-                self.suspects.tell(kept);
-                ended
+            Purpose::Control => self.keep(reader, writer).await,
+            Purpose::Leases => {
+                let this = self.clone();
+                let kept = async move {
+                    let (reader, writer) = moved_here(reader, writer)?;
+                    this.keep(reader, writer).await
+                };
+                AbortOnDropHandle::new(self.threads.spawn(kept)).await.map_err(io::Error::other)?
             }
             Purpose::Watch(start) => self.watches.serve(start, reader, writer).await,
             Purpose::Identify => Ok(()),
@@ -98,6 +102,14 @@ impl Streams {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "a directory node has no clients to push to"))
             }
         }
+    }
+
+    /// Serves requests, and notices when the process that kept sessions by them may be gone.
+    async fn keep(&self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> io::Result<()> {
+        let mut kept = Kept::default();
+        let ended = self.control(reader, writer, &mut kept).await;
+        self.suspects.tell(kept);
+        ended
     }
 
     /// Reads requests, begins them in order, and writes answers as they come. `kept` are the sessions that the caller
@@ -133,4 +145,19 @@ impl Streams {
             }
         }
     }
+}
+
+/// Both halves of a stream that was greeted by another runtime, from now on in the hands of the current one.
+fn moved_here(
+    reader: FrameReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+) -> io::Result<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
+    let mut moved = None;
+    let reader = reader.replaced(|read| {
+        let stream = read.reunite(writer).map_err(io::Error::other)?;
+        let (read, writer) = net::moved_here(stream)?.into_split();
+        moved = Some(writer);
+        Ok(read)
+    })?;
+    Ok((reader, moved.expect("it was just set")))
 }

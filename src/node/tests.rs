@@ -7,8 +7,10 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::client::{Directory, Settings as ClientSettings};
-use crate::directory::{Batch, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register};
-use crate::wire::peer::{Answer, Failure, RequestBody, Stamp, WatchFrame, WatchFrom};
+use crate::directory::{
+    Batch, ConnectionId, Event, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register,
+};
+use crate::wire::peer::{Answer, Failure, GroupChange, RequestBody, Stamp, WatchFrame, WatchFrom, Who};
 
 mod ownership;
 
@@ -44,6 +46,8 @@ async fn group(size: u64) -> Group {
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             snapshot_every: SNAPSHOT_EVERY,
             disk_reserve: 0,
+            retain_events: RETAIN_EVENTS,
+            retain_bytes: RETAIN_BYTES,
             log_engine: LogEngine::default(),
         };
         nodes.push(Node::start_on(settings, api, peer, CancellationToken::new()).await.unwrap());
@@ -108,9 +112,7 @@ async fn a_session_registers_renews_and_expires_when_it_falls_silent() {
     let ended = tokio::time::timeout(PATIENCE, async {
         loop {
             if let WatchFrame::Events { events, .. } = watch.next().await.unwrap()
-                && events
-                    .iter()
-                    .any(|event| matches!(event, crate::directory::Event::SessionEnded { reason: Reason::Expired, .. }))
+                && events.iter().any(|event| matches!(event, Event::SessionEnded { reason: Reason::Expired, .. }))
             {
                 break silent_since.elapsed();
             }
@@ -178,4 +180,135 @@ async fn only_the_leader_decides_and_the_others_point_to_it() {
     let refused = lone.ask_once(RequestBody::Leases).await.unwrap_err();
     assert!(matches!(refused, Failure::NotLeader { leader: Some((id, _)) } if id == leader), "{refused:?}");
     assert!(matches!(lone.ask(RequestBody::Leases, PATIENCE).await, Ok(Answer::Leases(leases)) if leases.len() == 1));
+}
+
+async fn frame(watch: &mut crate::client::WatchStream) -> WatchFrame {
+    tokio::time::timeout(PATIENCE, watch.next()).await.expect("a watch says something").unwrap()
+}
+
+/// Why a watch ends.
+async fn end(watch: &mut crate::client::WatchStream) -> String {
+    loop {
+        if let WatchFrame::Ended { why } = frame(watch).await {
+            return why;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_waits_where_the_node_is_behind_its_mark_and_sessions_can_be_had_alone() {
+    let group = group(1).await;
+    let epoch = group.session("gw-1").await;
+    let mark = epoch + 2;
+    let mut ahead = group.directory.watch(WatchFrom::After(mark)).await.unwrap();
+    let mut sessions = group.directory.watch(WatchFrom::Sessions).await.unwrap();
+    for serial in 1..=4 {
+        let batch = Batch { epoch, seq: Some(serial), ops: vec![register(serial, "a")] };
+        assert!(matches!(group.ask(RequestBody::Batch(batch)).await, Answer::Batch(Ok(_))));
+    }
+    let mut revisions = Vec::new();
+    while revisions.len() < 2 {
+        match frame(&mut ahead).await {
+            WatchFrame::Events { revision, .. } => revisions.push(revision),
+            WatchFrame::Progress { revision, .. } => assert!(revision >= mark, "it never leads back"),
+            WatchFrame::Members(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(revisions, [mark + 1, mark + 2]);
+    let WatchFrame::SnapshotChunk { sessions: live, connections } = frame(&mut sessions).await else {
+        panic!("no sessions")
+    };
+    assert_eq!((live.len(), live[0].0, connections.len()), (1, epoch, 0));
+    assert!(matches!(frame(&mut sessions).await, WatchFrame::SnapshotEnd { .. }), "no connection comes");
+
+    let whom = vec![Who::User("a".into()), Who::Holder(ConnectionId { epoch, serial: 9 }), Who::User("b".into())];
+    let Answer::Found(found) = group.ask(RequestBody::Find(whom)).await else { panic!("not found") };
+    let counts: Vec<_> = found.users.iter().map(|user| (user.user.as_deref(), user.connections.len())).collect();
+    assert_eq!(counts, [(Some("a"), 4), (None, 0), (Some("b"), 0)]);
+    assert_eq!((found.sessions.len(), found.revision >= mark + 2), (1, true));
+    let many = RequestBody::Find((0..2000).map(|n| Who::User(n.to_string().into())).collect());
+    assert!(matches!(group.directory.ask(many, PATIENCE).await, Err(Failure::Refused { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_removed_or_is_left_alone_ends_its_watches() {
+    let group = group(3).await;
+    let epoch = group.session("gw-1").await;
+    // One at every node; none of them sends a stamp.
+    let mut watches = Vec::new();
+    for node in &group.nodes {
+        let settings = ClientSettings {
+            cluster: "test".to_owned(),
+            name: "a test".to_owned(),
+            nodes: vec![node.peer.to_string()],
+        };
+        let directory = Directory::new(settings);
+        watches.push(directory.watch(WatchFrom::After(epoch)).await.unwrap());
+    }
+    let Answer::Cluster(cluster) = group.ask(RequestBody::Cluster).await else { panic!("no cluster") };
+    let leader = cluster.leader.unwrap();
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let removed = group.ask(RequestBody::Change(GroupChange::Remove { id: follower })).await;
+    assert!(matches!(removed, Answer::Changed(Ok(_))), "{removed:?}");
+    let mut of = |id: u64| watches.remove(usize::try_from(id).unwrap() - 1);
+    // It need not have heard of its removal: then it finds that it can't confirm what it knows.
+    let why = end(&mut of(follower)).await;
+    assert!(why.contains("removed") || why.contains("can't confirm"), "{why}");
+
+    let position = if leader > follower { leader - 1 } else { leader };
+    let mut of_leader = of(position);
+    let other = (1..=3).find(|id| ![leader, follower].contains(id)).unwrap();
+    let mut nodes = group.nodes;
+    drop(nodes.remove(usize::try_from(other).unwrap() - 1));
+    assert!(end(&mut of_leader).await.contains("can't confirm"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_never_reads_is_cut_off_and_nobody_else_notices() {
+    let group = group(1).await;
+    let epoch = group.session("gw-1").await;
+    let mut slow = group.directory.watch(WatchFrom::After(epoch)).await.unwrap();
+    let mut quick = group.directory.watch(WatchFrom::After(epoch)).await.unwrap();
+    // More than the sockets between them hold.
+    const BATCHES: u64 = 40;
+    const OPS: u64 = 200;
+    for seq in 1..=BATCHES {
+        let ops = (1..=OPS).map(|n| {
+            let Op::Register(plain) = register(seq * OPS + n, &format!("u-{seq}-{n}")) else { unreachable!() };
+            Op::Register(Register { meta: Some("m".repeat(4000).into()), ..plain })
+        });
+        let batch = RequestBody::Batch(Batch { epoch, seq: Some(seq), ops: ops.collect() });
+        assert!(matches!(group.ask(batch).await, Answer::Batch(Ok(_))));
+        group.ask(RequestBody::Renew { epoch, handled: 0 }).await;
+    }
+    // The session may end meanwhile, which is told, too.
+    let opens = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Opened { .. })).count() as u64;
+    let (mut opened, mut marks) = (0, 0);
+    // Marks come twice a second: so the other one has had longer than a write may take.
+    while opened < OPS * BATCHES || marks < 30 {
+        match frame(&mut quick).await {
+            WatchFrame::Events { events, .. } => opened += opens(&events),
+            WatchFrame::Progress { .. } => marks += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(opened, OPS * BATCHES);
+    let mut read = 0;
+    let error = loop {
+        match tokio::time::timeout(PATIENCE, slow.next()).await.expect("it was cut off") {
+            Ok(WatchFrame::Events { events, .. }) => read += opens(&events),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(read < OPS * BATCHES, "{error}");
+    // It comes back, and nothing is missing.
+    let mut again = group.directory.watch(WatchFrom::After(epoch)).await.unwrap();
+    let mut opened = 0;
+    while opened < OPS * BATCHES {
+        if let WatchFrame::Events { events, .. } = frame(&mut again).await {
+            opened += opens(&events);
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Threads of their own for the log: a node that is busy with requests still hears its heartbeats, and answers them.
+//! Threads of their own for the log and the leases: a node that is busy with requests still hears heartbeats and renewals, and
+//! answers them.
 //!
 //! Tasks of one runtime queue behind each other, and threads that are always busy wait longest for a processor. Those of the
 //! log have little to do, so on a machine whose processors are all taken they get their turn soon.
@@ -7,8 +8,8 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// One applies entries and takes snapshots apart while the other one goes on.
-const THREADS: usize = 2;
+/// One applies entries and takes snapshots apart, one may wait for it to look a session up, and the third one goes on.
+const THREADS: usize = 3;
 
 /// The threads. They end with this; what still runs on them is left behind.
 #[derive(Debug)]

@@ -21,13 +21,33 @@ const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct NodeView {
     raft: Raft,
     state: Arc<Replicated>,
-    /// When the latest read began that was confirmed.
-    confirmed: Mutex<Option<Instant>>,
+    pub(super) confirmed: Arc<Confirmed>,
+}
+
+/// When the latest read began that was confirmed.
+#[derive(Debug, Default)]
+pub(super) struct Confirmed(Mutex<Option<Instant>>);
+
+impl Confirmed {
+    /// A read was confirmed that began then.
+    pub(super) fn note(&self, began: Instant) {
+        let mut latest = self.latest();
+        *latest = (*latest).max(Some(began));
+    }
+
+    /// How long ago that is; `None`: never.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.latest().map(|began| began.elapsed())
+    }
+
+    fn latest(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.0.lock().expect("no code panics while holding this lock")
+    }
 }
 
 impl NodeView {
     pub(super) fn new(raft: Raft, state: Arc<Replicated>) -> Self {
-        Self { raft, state, confirmed: Mutex::default() }
+        Self { raft, state, confirmed: Arc::default() }
     }
 
     /// Confirms now and then what this node knows.
@@ -38,10 +58,6 @@ impl NodeView {
             tokio::time::sleep(CONFIRM_EVERY).await;
         }
     }
-
-    fn confirmed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.confirmed.lock().expect("no code panics while holding this lock")
-    }
 }
 
 fn found(live: LiveConnection<'_>) -> Found {
@@ -49,15 +65,19 @@ fn found(live: LiveConnection<'_>) -> Found {
 }
 
 impl View for NodeView {
-    fn user(&self, user: &str) -> At<Vec<Found>> {
-        let directory = self.state.read();
-        let value = directory.connections_of(user).into_iter().map(found).collect();
-        At { value, revision: directory.revision() }
+    async fn users(&self, users: &[&str]) -> Result<Vec<At<Vec<Found>>>, Stale> {
+        let look = |user: &&str| {
+            // Each by itself: applying waits while the state is read.
+            let directory = self.state.read();
+            let value = directory.connections_of(user).into_iter().map(found).collect();
+            At { value, revision: directory.revision() }
+        };
+        Ok(users.iter().map(look).collect())
     }
 
-    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
+    async fn connection(&self, id: ConnectionId) -> Result<At<Option<Found>>, Stale> {
         let directory = self.state.read();
-        At { value: directory.connection(id).map(found), revision: directory.revision() }
+        Ok(At { value: directory.connection(id).map(found), revision: directory.revision() })
     }
 
     fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {
@@ -83,15 +103,14 @@ impl View for NodeView {
     }
 
     fn staleness(&self) -> Option<Duration> {
-        self.confirmed().map(|confirmed| confirmed.elapsed())
+        self.confirmed.age()
     }
 
     async fn linearize(&self) -> Result<(), Stale> {
         let began = Instant::now();
         match tokio::time::timeout(CONFIRM_TIMEOUT, self.raft.read_index()).await {
             Ok(Ok(_)) => {
-                let mut confirmed = self.confirmed();
-                *confirmed = (*confirmed).max(Some(began));
+                self.confirmed.note(began);
                 Ok(())
             }
             Ok(Err(_)) => Err(Stale::NoQuorum),

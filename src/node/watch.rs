@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::members;
+use super::meters::Watching;
 use super::replicated::Replicated;
+use super::view::Confirmed;
 use super::watch_hub::{Compacted, Position, WatchHub};
 use crate::directory::{ConnectionId, Directory, Revision};
 use crate::net::framed::{self, FrameReader};
@@ -45,6 +47,8 @@ pub(super) struct Watches {
     pub(super) hub: Arc<WatchHub>,
     /// A node that can't confirm a read for so long does not know whether it still belongs to the group.
     pub(super) confirm_within: Duration,
+    /// When that last succeeded.
+    pub(super) confirmed: Arc<Confirmed>,
     pub(super) process: Arc<str>,
 }
 
@@ -59,6 +63,8 @@ struct Watcher<'a> {
     cursor: Revision,
     position: watch::Receiver<Position>,
     restarts: u64,
+    /// When something was last sent.
+    said: Instant,
     lag: Histogram,
 }
 
@@ -70,41 +76,36 @@ impl Watches {
         mut stamps: FrameReader<OwnedReadHalf>,
         writer: OwnedWriteHalf,
     ) -> io::Result<()> {
-        let watchers = metrics::gauge!("switchboard_watchers", "process" => Arc::clone(&self.process));
-        watchers.increment(1.0);
+        let _watching = Watching::begin(&self.process);
         let position = self.hub.follow();
         let restarts = position.borrow().restarts;
         let cursor = match start {
-            WatchFrom::Snapshot => 0,
+            WatchFrom::Snapshot | WatchFrom::Sessions => 0,
             WatchFrom::After(revision) => revision,
         };
         let lag = metrics::histogram!("switchboard_watch_lag_revisions", "process" => Arc::clone(&self.process));
-        let mut watcher = Watcher { of: self, writer, cursor, position, restarts, lag };
-        let result = async {
-            if start == WatchFrom::Snapshot {
-                watcher.send_snapshot().await?;
-            }
-            watcher.follow(&mut stamps).await
-        };
-        let result = result.await;
-        watchers.decrement(1.0);
-        result
+        let mut watcher = Watcher { of: self, writer, cursor, position, restarts, said: Instant::now(), lag };
+        match start {
+            WatchFrom::Snapshot => watcher.send_snapshot(true).await?,
+            WatchFrom::Sessions => watcher.send_snapshot(false).await?,
+            WatchFrom::After(_) => {}
+        }
+        watcher.follow(&mut stamps).await
     }
 }
 
 impl Watcher<'_> {
-    /// Sends the present state from a frozen copy, in chunks.
-    async fn send_snapshot(&mut self) -> io::Result<()> {
+    /// Sends the present state from a frozen copy, in chunks, with or without the connections.
+    async fn send_snapshot(&mut self, with_connections: bool) -> io::Result<()> {
         // A node that has just started may be far behind; what it shows must be something that was committed, and recent.
         let confirmed = tokio::time::timeout(self.of.confirm_within, self.of.raft.read_index()).await;
         if !matches!(confirmed, Ok(Ok(_))) {
             return self.end("this node can't confirm what it knows").await;
         }
         let frozen = self.of.state.frozen();
-        let sessions = frozen.sessions().map(|live| (live.epoch, Arc::clone(live.session))).collect();
-        self.send(&WatchFrame::SnapshotChunk { sessions, connections: Vec::new() }).await?;
+        self.send(&sessions(&frozen)).await?;
         let mut after = None;
-        while let Some((last, chunk)) = chunk(&frozen, after) {
+        while with_connections && let Some((last, chunk)) = chunk(&frozen, after) {
             self.send(&chunk).await?;
             after = Some(last);
         }
@@ -116,11 +117,15 @@ impl Watcher<'_> {
     async fn follow(&mut self, stamps: &mut FrameReader<OwnedReadHalf>) -> io::Result<()> {
         let mut newest_stamp: Option<u64> = None;
         let mut confirming: Option<(Instant, Confirmation)> = None;
-        let mut confirmed_at = Instant::now();
+        let began = Instant::now();
         let mut status = self.of.raft.status_changes();
         status.mark_changed();
         let mut known = Vec::new();
         loop {
+            // A node that has just started is given as long.
+            if self.of.confirmed.age().unwrap_or_else(|| began.elapsed()) > self.of.confirm_within {
+                return self.end("this node can't confirm what it knows").await;
+            }
             if let Some(why) = self.send_changes().await? {
                 return self.end(why).await;
             }
@@ -151,17 +156,15 @@ impl Watcher<'_> {
                     None => return Ok(()),
                 },
                 (stamp, seen) = until_confirmed(&mut confirming) => {
-                    let began = confirming.take().map_or(confirmed_at, |(began, _)| began);
-                    if let Some(seen) = seen {
-                        confirmed_at = began;
+                    let asked = confirming.take().map(|(asked, _)| asked);
+                    if let (Some(asked), Some(seen)) = (asked, seen) {
+                        self.of.confirmed.note(asked);
                         self.answer(stamp, seen).await?;
-                    } else if confirmed_at.elapsed() > self.of.confirm_within {
-                        return self.end("this node can't confirm what it knows").await;
                     } else {
                         newest_stamp = newest_stamp.or(Some(stamp));
                     }
                 }
-                () = tokio::time::sleep(PROGRESS_EVERY) => self.progress(None).await?,
+                () = tokio::time::sleep_until(self.said + PROGRESS_EVERY) => self.progress(None).await?,
             }
         }
     }
@@ -215,7 +218,9 @@ impl Watcher<'_> {
                 gathered.put(change.frame());
                 sent = Some(change.revision);
             }
-            self.write(&mut gathered).await?;
+            if !gathered.is_empty() {
+                self.write(&mut gathered).await?;
+            }
             match sent {
                 Some(revision) => self.cursor = revision,
                 // Revisions up to the applied one changed nothing.
@@ -240,7 +245,10 @@ impl Watcher<'_> {
 
     async fn write(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
         match tokio::time::timeout(WRITE_STALL, self.writer.write_all_buf(bytes)).await {
-            Ok(written) => written,
+            Ok(written) => {
+                self.said = Instant::now();
+                written
+            }
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the watcher does not read")),
         }
     }
@@ -254,8 +262,14 @@ async fn until_confirmed(confirming: &mut Option<(Instant, Confirmation)>) -> (u
     }
 }
 
+/// The first part of a snapshot.
+pub(super) fn sessions(frozen: &Directory) -> WatchFrame {
+    let sessions = frozen.sessions().map(|live| (live.epoch, Arc::clone(live.session))).collect();
+    WatchFrame::SnapshotChunk { sessions, connections: Vec::new() }
+}
+
 /// The connections after `after`, and the last of them.
-fn chunk(frozen: &Directory, after: Option<ConnectionId>) -> Option<(ConnectionId, WatchFrame)> {
+pub(super) fn chunk(frozen: &Directory, after: Option<ConnectionId>) -> Option<(ConnectionId, WatchFrame)> {
     let connections: Vec<_> =
         frozen.scan(after).take(CHUNK).map(|live| (live.id, Arc::clone(live.connection))).collect();
     let last = connections.last()?.0;

@@ -79,7 +79,10 @@ impl<V: View, L: Local> Router<V, L> {
 
     /// Pushes with one target.
     async fn push_together(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
-        let at = self.resolve(&orders[0].target);
+        let at = match self.resolve(&orders[0].target).await {
+            Ok(at) => at,
+            Err(stale) => return orders.iter().map(|_| Err(PushRefused::Unavailable(stale))).collect(),
+        };
         let first = self.attempt(&at, orders.iter().map(|order| (order, order.select(&at.value)))).await;
         if first.iter().all(|tried| is_settled(tried)) {
             let answers = orders.iter().zip(first);
@@ -97,11 +100,17 @@ impl<V: View, L: Local> Router<V, L> {
     ) -> Vec<Result<Pushed, PushRefused>> {
         let labels = [("process", Arc::clone(&self.process)), ("reason", reason(&first).into())];
         metrics::counter!("switchboard_push_reresolve_total", &labels).increment(1);
-        if let Err(stale) = self.view.linearize().await {
-            let answers = orders.iter().zip(first);
-            return answers.map(|(order, tried)| conclude_unconfirmed(order, before, tried, stale)).collect();
-        }
-        let at = self.resolve(&orders[0].target);
+        let confirmed = match self.view.linearize().await {
+            Ok(()) => self.resolve(&orders[0].target).await,
+            Err(stale) => Err(stale),
+        };
+        let at = match confirmed {
+            Ok(at) => at,
+            Err(stale) => {
+                let answers = orders.iter().zip(first);
+                return answers.map(|(order, tried)| conclude_unconfirmed(order, before, tried, stale)).collect();
+            }
+        };
         let again = orders.iter().zip(&first).map(|(order, tried)| {
             let settled =
                 |id: ConnectionId| tried.iter().any(|(found, status)| found.id == id && !wants_retry(*status));
@@ -119,12 +128,12 @@ impl<V: View, L: Local> Router<V, L> {
             .collect()
     }
 
-    fn resolve(&self, target: &Target) -> At<Vec<Found>> {
+    async fn resolve(&self, target: &Target) -> Result<At<Vec<Found>>, Stale> {
         match target {
-            Target::User(user) => self.view.user(user),
+            Target::User(user) => self.view.user(user).await,
             Target::Connection(id) => {
-                let At { value, revision } = self.view.connection(*id);
-                At { value: value.into_iter().collect(), revision }
+                let At { value, revision } = self.view.connection(*id).await?;
+                Ok(At { value: value.into_iter().collect(), revision })
             }
         }
     }

@@ -21,6 +21,8 @@ struct Lagging {
     truth: Mutex<Directory>,
     known: Mutex<Directory>,
     no_quorum: Mutex<bool>,
+    /// Not everybody is in memory, and this is why nobody can be asked.
+    nobody_to_ask: Mutex<Option<Stale>>,
     linearized: Mutex<u32>,
 }
 
@@ -74,14 +76,18 @@ fn found(live: crate::directory::LiveConnection<'_>) -> Found {
 }
 
 impl View for Lagging {
-    fn user(&self, user: &str) -> At<Vec<Found>> {
+    async fn users(&self, users: &[&str]) -> Result<Vec<At<Vec<Found>>>, Stale> {
+        if let Some(stale) = *self.nobody_to_ask.lock().unwrap() {
+            return Err(stale);
+        }
         let known = self.known.lock().unwrap();
-        At { value: known.connections_of(user).into_iter().map(found).collect(), revision: known.revision() }
+        let look = |user: &&str| known.connections_of(user).into_iter().map(found).collect();
+        Ok(users.iter().map(|user| At { value: look(user), revision: known.revision() }).collect())
     }
 
-    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
+    async fn connection(&self, id: ConnectionId) -> Result<At<Option<Found>>, Stale> {
         let known = self.known.lock().unwrap();
-        At { value: known.connection(id).map(found), revision: known.revision() }
+        Ok(At { value: known.connection(id).map(found), revision: known.revision() })
     }
 
     fn scan(&self, _: Option<ConnectionId>, _: usize) -> At<Vec<Found>> {
@@ -234,6 +240,10 @@ async fn offline_is_said_after_a_linearizable_read_only() {
         assert_eq!(bench.router.push(order).await, Err(PushRefused::Unavailable(Stale::NoQuorum)));
     }
     *bench.view.no_quorum.lock().unwrap() = false;
+    *bench.view.nobody_to_ask.lock().unwrap() = Some(Stale::NoQuorum);
+    let unknown = bench.router.push(to_user("nobody", "m")).await;
+    assert_eq!(unknown, Err(PushRefused::Unavailable(Stale::NoQuorum)), "who is not in memory is not offline");
+    *bench.view.nobody_to_ask.lock().unwrap() = None;
     for order in [to_user("a", "m"), to_user("nobody", "m"), order(Target::Connection(id), "m")] {
         assert_eq!(bench.router.push(order).await, Err(PushRefused::Offline { as_of: 3 }));
     }

@@ -74,6 +74,8 @@ async fn start_nodes(args: &DevArgs, data_dir: &Path, stop: &CancellationToken) 
             election: (Duration::from_millis(300), Duration::from_millis(600)),
             snapshot_every: node::SNAPSHOT_EVERY,
             disk_reserve: node::DISK_RESERVE,
+            retain_events: node::RETAIN_EVENTS,
+            retain_bytes: node::RETAIN_BYTES,
             log_engine: node::LogEngine::default(),
         };
         nodes.push(Node::start_on(settings, api, peer, stop.clone()).await.map_err(failed)?);

@@ -10,5 +10,6 @@
 
 pub mod client;
 pub mod close;
+mod deliver;
 pub mod http;
 pub mod peer;

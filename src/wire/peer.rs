@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use super::deliver::{Ack, Deliver, Delivered, KEYED_PREFIX, Message, Payload, TargetStatus};
 use crate::directory::{
     Ban, Batch, BatchDone, BatchRefused, Connection, ConnectionId, Disconnect, Epoch, Event, OpenSession, Reason,
     Release, Revision, Session,
@@ -66,6 +66,8 @@ pub enum Purpose {
     Link,
     /// Nothing: the caller only wants to know who answers here.
     Identify,
+    /// As `Control`, for opening, renewing and ending sessions: a node answers these whatever else it has to do.
+    Leases,
 }
 
 /// Answer to a [`Hello`].
@@ -108,7 +110,7 @@ pub struct Request {
     pub body: RequestBody,
 }
 
-/// What is asked. All but `Cluster` are answered by the leader only.
+/// What is asked. `Cluster`, `Find` and `LastSeen` are answered by every node, all else by the leader only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RequestBody {
     /// Open a session.
@@ -153,6 +155,24 @@ pub enum RequestBody {
     Members,
     /// Change the group.
     Change(GroupChange),
+    /// Where users are, by a linearizable read.
+    Find(Vec<Who>),
+    /// When users were last connected who are not now.
+    LastSeen {
+        /// The users.
+        users: Vec<Arc<str>>,
+        /// The node first applies at least this revision.
+        revision: Revision,
+    },
+}
+
+/// Who is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Who {
+    /// A user.
+    User(Arc<str>),
+    /// The user who has this connection.
+    Holder(ConnectionId),
 }
 
 /// A change of the group of directory nodes. Each may be repeated: what is so already is not changed again.
@@ -250,6 +270,30 @@ pub enum Answer {
     Cluster(super::http::Cluster),
     /// To `Change`: the revision at which it is so.
     Changed(Result<Revision, ChangeRefused>),
+    /// To `Find`.
+    Found(FoundUsers),
+    /// To `LastSeen`: milliseconds since 1970, in order; `None` where it is no longer retained, or never was.
+    LastSeen(Vec<Option<u64>>),
+}
+
+/// Where users are at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundUsers {
+    /// The revision.
+    pub revision: Revision,
+    /// The sessions that hold the connections, each once.
+    pub sessions: Vec<(Epoch, Arc<Session>)>,
+    /// One for each who was looked for, in order.
+    pub users: Vec<FoundUser>,
+}
+
+/// Where a user is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundUser {
+    /// The user; `None` where a connection was named that nobody has.
+    pub user: Option<Arc<str>>,
+    /// All connections of the user.
+    pub connections: Vec<(ConnectionId, Arc<Connection>)>,
 }
 
 /// Why the group was not changed. Nothing was.
@@ -341,6 +385,8 @@ pub enum WatchFrom {
     Snapshot,
     /// With what comes after this revision; answered by `Compacted` if that is no longer held.
     After(Revision),
+    /// As `Snapshot`, but of the sessions only: for a replica that asks for the users that it needs.
+    Sessions,
 }
 
 /// What a watcher sends: its own clock, to be echoed. Two clocks are never compared.
@@ -391,89 +437,4 @@ pub enum WatchFrame {
     },
     /// Peer addresses of all members of the group; at the beginning, and whenever they change.
     Members(Vec<String>),
-}
-
-/// A message for connections of one gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deliver {
-    /// Chosen by the sender, unique on this link.
-    pub id: u64,
-    /// What to deliver.
-    pub message: Arc<Message>,
-    /// To whom; all are of this gateway.
-    pub targets: Vec<ConnectionId>,
-    /// The revision at which the targets were resolved; the gateway first applies at least that.
-    pub resolved: Revision,
-}
-
-/// Ids of messages whose sender named a key begin so, which no other id does; a gateway writes such a message once per
-/// connection, however often it arrives.
-pub const KEYED_PREFIX: &str = "m-k-";
-
-/// A message, encoded once for all of its receivers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Its id, `m-…`.
-    pub id: Arc<str>,
-    /// Set when it was pushed to a topic.
-    pub topic: Option<Arc<str>>,
-    /// A word for the receiving program.
-    pub event: Option<Arc<str>>,
-    /// The payload.
-    pub data: Payload,
-    /// When the sender wants its answer.
-    pub ack: Ack,
-    /// How long the gateway may take to answer, milliseconds.
-    pub timeout_ms: u32,
-}
-
-/// Payload of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Payload {
-    /// JSON text, passed on as it came.
-    Json(Bytes),
-    /// Base64 text of binary data, passed on as it came.
-    Base64(Bytes),
-}
-
-/// When a push is answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ack {
-    /// As soon as the outbox has it.
-    None,
-    /// When it was written to the socket.
-    #[default]
-    Written,
-    /// When the client has acknowledged it.
-    Client,
-}
-
-/// Answer to the [`Deliver`] with the same id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivered {
-    /// The delivery's id.
-    pub id: u64,
-    /// One per target, in order.
-    pub statuses: Vec<TargetStatus>,
-}
-
-/// What became of a message for one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TargetStatus {
-    /// The client acknowledged it.
-    Acked,
-    /// It was written to the socket, or, where nobody waits for that, queued for it.
-    Written,
-    /// No such connection here. Nothing was written.
-    Gone,
-    /// The connection is no longer the owner. Nothing was written.
-    Fenced,
-    /// The outbox was full; the connection is closed.
-    Slow,
-    /// The gateway was not reached. Nothing is known.
-    Unreachable,
-    /// No acknowledgement in time; it may still arrive.
-    Timeout,
 }

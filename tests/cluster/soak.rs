@@ -111,7 +111,7 @@ async fn serve(http: &Http, clients: &str, api: &str, path: &str) -> Option<()> 
 }
 
 /// What must not move: term, changes of leader, ended sessions, fenced gateways.
-async fn upheavals(cluster: &Cluster) -> Value {
+pub(crate) async fn upheavals(cluster: &Cluster) -> Value {
     let group = cluster.http.get(&cluster.node(1).api(), "/v1/cluster").await.body;
     let (mut changes, mut expired, mut fenced) = (0.0, 0.0, 0.0);
     for node in cluster.nodes.values() {

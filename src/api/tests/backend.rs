@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::watch;
 
-use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest};
+use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, History, PassedOn};
 use crate::directory::{
     Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session,
 };
@@ -24,6 +25,8 @@ pub(super) struct Told {
     pub(super) failure: Option<Failure>,
     /// Reads can't be made fresh.
     pub(super) stale: Option<Stale>,
+    /// Not everybody is in memory, and this is why nobody can be asked.
+    pub(super) nobody_to_ask: Option<Stale>,
     /// How old cached reads may be.
     pub(super) staleness: Option<Duration>,
     /// Status of every target of a push.
@@ -34,6 +37,10 @@ pub(super) struct Told {
     pub(super) feed_refused: Option<FeedRefused>,
     /// Changes of the group that are refused, by what is asked; all others are done.
     pub(super) changes_refused: Vec<(GroupChange, ChangeRefused)>,
+    /// Users with a line of their history.
+    pub(super) history: Vec<(&'static str, &'static str)>,
+    /// Users and when they were last connected.
+    pub(super) last_seen: Vec<(&'static str, u64)>,
     /// The process must not answer for the cluster.
     pub(super) shut_out: Option<String>,
 }
@@ -53,7 +60,7 @@ pub(super) struct Alone {
 pub(super) struct Memory {
     directory: Mutex<Directory>,
     revision: watch::Sender<Revision>,
-    told: Mutex<(Option<Stale>, Option<Duration>)>,
+    told: Mutex<(Option<Stale>, Option<Duration>, Option<Stale>)>,
 }
 
 impl Alone {
@@ -61,7 +68,7 @@ impl Alone {
         let view = Memory {
             directory: Mutex::new(Directory::new()),
             revision: watch::channel(0).0,
-            told: Mutex::new((None, Some(Duration::from_millis(7)))),
+            told: Mutex::new((None, Some(Duration::from_millis(7)), None)),
         };
         Arc::new(Self {
             view,
@@ -77,7 +84,7 @@ impl Alone {
     pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
         let mut told = self.told.lock().unwrap();
         change(&mut told);
-        *self.view.told.lock().unwrap() = (told.stale, told.staleness);
+        *self.view.told.lock().unwrap() = (told.stale, told.staleness, told.nobody_to_ask);
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -91,9 +98,9 @@ impl Alone {
             return Err(refused.clone());
         }
         let At { value, revision } = match &order.target {
-            Target::User(user) => self.view.user(user),
+            Target::User(user) => self.view.look(user),
             Target::Connection(id) => {
-                let At { value, revision } = self.view.connection(*id);
+                let At { value, revision } = self.view.look_for(*id);
                 At { value: value.into_iter().collect(), revision }
             }
         };
@@ -111,6 +118,17 @@ impl Alone {
 }
 
 impl Memory {
+    fn look(&self, user: &str) -> At<Vec<Found>> {
+        let directory = self.directory.lock().unwrap();
+        let value = directory.connections_of(user).iter().map(found).collect();
+        At { value, revision: directory.revision() }
+    }
+
+    fn look_for(&self, id: ConnectionId) -> At<Option<Found>> {
+        let directory = self.directory.lock().unwrap();
+        At { value: directory.connection(id).as_ref().map(found), revision: directory.revision() }
+    }
+
     pub(super) fn apply(&self, command: Command) -> (Revision, Outcome) {
         let mut directory = self.directory.lock().unwrap();
         let revision = directory.revision() + 1;
@@ -125,15 +143,19 @@ fn found(live: &LiveConnection<'_>) -> Found {
 }
 
 impl View for Memory {
-    fn user(&self, user: &str) -> At<Vec<Found>> {
-        let directory = self.directory.lock().unwrap();
-        let value = directory.connections_of(user).iter().map(found).collect();
-        At { value, revision: directory.revision() }
+    async fn users(&self, users: &[&str]) -> Result<Vec<At<Vec<Found>>>, Stale> {
+        let told = self.told.lock().unwrap();
+        // A process that does not hold everybody has to ask.
+        told.2.map_or(Ok(()), Err)?;
+        Ok(users.iter().map(|user| self.look(user)).collect())
     }
 
-    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
-        let directory = self.directory.lock().unwrap();
-        At { value: directory.connection(id).as_ref().map(found), revision: directory.revision() }
+    async fn connection(&self, id: ConnectionId) -> Result<At<Option<Found>>, Stale> {
+        Ok(self.look_for(id))
+    }
+
+    fn holds_all(&self) -> bool {
+        self.told.lock().unwrap().2.is_none()
     }
 
     fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {
@@ -255,6 +277,7 @@ impl Backend for Alone {
             RequestBody::Leases => {
                 Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
             }
+            RequestBody::Find(_) | RequestBody::LastSeen { .. } => panic!("the API asks the view and the backend"),
             RequestBody::Change(change) => {
                 let told = self.told.lock().unwrap();
                 let refused = told.changes_refused.iter().find(|(of, _)| *of == change);
@@ -276,6 +299,28 @@ impl Backend for Alone {
 
     async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
         orders.iter().map(|order| self.resolve(order)).collect()
+    }
+
+    async fn pass_on(&self, path: &str) -> Result<PassedOn, FeedRefused> {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-revision"), HeaderValue::from_static("77"))]);
+        Ok(PassedOn { status: StatusCode::IM_A_TEAPOT, headers, body: Bytes::copy_from_slice(path.as_bytes()) })
+    }
+
+    async fn history(&self, user: &str, revision: Revision) -> Result<History, FeedRefused> {
+        let told = self.told.lock().unwrap();
+        if let Some(refused) = told.feed_refused.clone() {
+            return Err(refused);
+        }
+        assert!(revision <= self.revision(), "it is asked for what the view shows");
+        let lines =
+            told.history.iter().filter(|(of, _)| *of == user).map(|(_, line)| Bytes::from_static(line.as_bytes()));
+        Ok(History { lines: lines.collect(), oldest_revision: 3 })
+    }
+
+    async fn last_seen(&self, users: &[&str], _: Revision, _: bool) -> Vec<Option<u64>> {
+        let told = self.told.lock().unwrap();
+        let seen = |user: &&str| told.last_seen.iter().find(|(of, _)| of == user).map(|(_, at)| *at);
+        users.iter().map(seen).collect()
     }
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {

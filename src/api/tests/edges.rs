@@ -31,7 +31,6 @@ async fn every_failure_has_the_one_form() {
         (Method::GET, "/v1/topics/room:7/members"),
         (Method::POST, "/v1/topics/room:7/push"),
         (Method::POST, "/v1/broadcast"),
-        (Method::GET, "/v1/users/a/history"),
         (Method::POST, "/v1/users/a/disconnect"),
         (Method::PUT, "/v1/connections/c-1-1/meta"),
         (Method::DELETE, "/v1/connections/c-1-1"),

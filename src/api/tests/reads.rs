@@ -155,3 +155,57 @@ async fn gateways_share_new_clients_by_what_they_hold() {
     let body = api.get("/v1/gateways").await.json();
     assert_eq!(body["gateways"][0]["lease_remaining_ms"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_history_is_told_as_far_back_as_it_goes() {
+    const CLOSED: &str = r#"{"revision":9,"n":2,"type":"connection.closed","user":"a/b","meta":{"x":1e2}}"#;
+    let api = Api::start().await;
+    api.backend.tell(|told| {
+        told.staleness = Some(Duration::from_millis(7));
+        told.history = vec![("a/b", CLOSED), ("c", r#"{"type":"user.online"}"#)];
+    });
+    let got = api.get("/v1/users/a%2Fb/history").await;
+    let expected = format!(r#"{{"events":[{CLOSED}],"oldest_revision":3}}"#);
+    assert_eq!((got.status, std::str::from_utf8(&got.body).unwrap()), (200, expected.as_str()));
+    assert_eq!(got.header("x-revision"), Some("0"));
+    assert_eq!(api.get("/v1/users/nobody/history").await.json(), json!({"events": [], "oldest_revision": 3}));
+    assert_eq!(api.get("/v1/users/a/history?consistency=cached").await.header("x-staleness-ms"), Some("7"));
+    assert_eq!(api.get("/v1/users/%00/history").await.error(), (400, "bad_request".into()));
+    assert_eq!(api.get("/v1/users/a/history?min_revision=99&timeout_ms=20").await.error(), (504, "timeout".into()));
+    api.backend.tell(|told| told.feed_refused = Some(crate::api::FeedRefused::Unavailable("no node".into())));
+    assert_eq!(api.get("/v1/users/a/history").await.error(), (503, "unavailable".into()));
+}
+
+#[tokio::test]
+async fn who_is_offline_was_last_seen_then_as_far_as_that_is_known() {
+    let api = Api::start().await;
+    let (session, _) = api.session("gw").await;
+    api.register(&session, &["here"]).await;
+    api.backend.tell(|told| told.last_seen = vec![("gone", 1_700_000_000_123), ("here", 5)]);
+    let seen = async |user: &str| api.get(&format!("/v1/users/{user}")).await.json()["last_seen"].clone();
+    assert_eq!(seen("gone").await, json!("2023-11-14T22:13:20.123Z"));
+    assert_eq!((seen("nobody").await, seen("here").await), (Value::Null, Value::Null), "who is here is not asked for");
+    let many = api.post("/v1/users:lookup", json!({"users": ["here", "nobody", "gone"]})).await.json();
+    let seen = ["here", "nobody", "gone"].map(|user| many["users"][user]["last_seen"].clone());
+    assert_eq!(seen, [Value::Null, Value::Null, json!("2023-11-14T22:13:20.123Z")]);
+}
+
+#[tokio::test]
+async fn who_is_not_in_memory_and_can_not_be_asked_for_is_never_offline() {
+    let api = Api::start().await;
+    api.backend.tell(|told| {
+        told.staleness = Some(Duration::from_millis(7));
+        told.nobody_to_ask = Some(Stale::NoQuorum);
+    });
+    for knobs in ["", "?consistency=cached", "?consistency=cached&max_stale_ms=100000"] {
+        assert_eq!(api.get(&format!("/v1/users/a{knobs}")).await.error(), (503, "unavailable".into()), "{knobs}");
+        assert_eq!(api.call(Method::HEAD, &format!("/v1/users/a{knobs}"), &[], "").await.status, 503, "{knobs}");
+    }
+    assert_eq!(api.post("/v1/users:lookup", json!({"users": ["a"]})).await.error(), (503, "unavailable".into()));
+    // Lists and counts are of everything, so somebody else answers.
+    for path in ["/v1/connections?limit=7&gateway=g%2F1", "/v1/gateways", "/v1/stats?consistency=cached"] {
+        let got = api.get(path).await;
+        assert_eq!((got.status, got.header("x-revision"), &*got.body), (418, Some("77"), path.as_bytes()));
+    }
+    assert_eq!(api.get("/v1/connections?limit=0").await.error(), (400, "bad_request".into()));
+}

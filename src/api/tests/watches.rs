@@ -83,3 +83,33 @@ async fn a_watch_that_can_not_begin_says_why() {
     assert_eq!(api.get("/v1/watch").await.error(), (429, "rate_limited".into()));
     drop(open);
 }
+
+#[tokio::test]
+async fn a_reader_who_never_reads_is_cut_off_and_nobody_else_notices() {
+    const LINES: usize = 200_000;
+    let serving = ServeLimits { write_stall: Duration::from_secs(2), ..ServeLimits::default() };
+    let api = Api::with(ApiLimits { watches_max: 2, ..ApiLimits::default() }, serving).await;
+    // More than the sockets between them hold.
+    *api.backend.lines.lock().unwrap() = (1..=LINES as u64).map(|at| line(at, Some(0), OPENED)).collect();
+    let mut slow = net::connect(&api.address).await.unwrap();
+    slow.write_all(b"GET /v1/watch HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut quick = api.watch("", &[("accept", "application/x-ndjson")]).await;
+    assert_eq!(lines(&mut quick, LINES).await.len(), LINES);
+    // The slow one's place is free again, without having taken all of it.
+    let mut again = timeout(SOON, async {
+        loop {
+            let watch = api.watch("", &[("accept", "application/x-ndjson")]).await;
+            if watch.status == StatusCode::OK {
+                break watch;
+            }
+            assert_eq!(watch.status, StatusCode::TOO_MANY_REQUESTS);
+        }
+    })
+    .await
+    .expect("the slow reader is cut off");
+    assert_eq!(lines(&mut again, 1).await, [OPENED]);
+    let mut taken = Vec::new();
+    // Cut off: with an error, or an end that is too early.
+    let _ = timeout(SOON, slow.read_to_end(&mut taken)).await.expect("its connection is closed");
+    assert!(taken.len() < LINES * OPENED.len(), "{} bytes", taken.len());
+}

@@ -132,6 +132,11 @@ impl Handle {
         self.outbox().is_ending()
     }
 
+    /// Whether it waits for the place of another.
+    pub(in crate::gateway) fn is_pending(&self) -> bool {
+        self.outbox().pending_ms().is_some()
+    }
+
     /// Whether its socket is closed, or will not be written to or read any more but for the goodbye.
     pub(in crate::gateway) fn is_finished(&self) -> bool {
         self.outbox().is_finished()

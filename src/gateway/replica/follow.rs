@@ -8,12 +8,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Replica;
+use super::held::Recent;
 use super::store::Writer;
 use crate::chance;
 use crate::client::{Directory, WatchStream};
+use crate::directory::{Event, Revision};
 use crate::gateway::ours::Ours;
 use crate::view::View;
-use crate::wire::peer::{Stamp, WatchFrame, WatchFrom};
+use crate::wire::peer::{FoundUser, FoundUsers, Stamp, WatchFrame, WatchFrom};
 
 /// A stamp is sent this often, so that cached reads know their age to about this much.
 const STAMP_EVERY: Duration = Duration::from_millis(200);
@@ -23,6 +25,9 @@ const STAMPS_UNDER_WAY: usize = 4;
 
 /// Connections of ended sessions that are freed between two frames: well under a millisecond.
 const RECLAIM_SLICE: usize = 512;
+
+/// Answers that are newer than what is shown and wait for it. Later ones are asked for again.
+const EARLY_MAX: usize = 1024;
 
 /// First and longest wait before another node is asked.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -43,6 +48,9 @@ pub(super) struct Follower {
     replica: Arc<Replica>,
     shown: Writer,
     aside: Option<Aside>,
+    /// Of a replica that does not hold everybody: answers that are newer than what is shown, and the latest changes.
+    early: VecDeque<FoundUsers>,
+    recent: Recent,
     needs_snapshot: bool,
     under_way: VecDeque<u64>,
     /// Told of the members there are.
@@ -51,7 +59,7 @@ pub(super) struct Follower {
     ours: Option<Arc<Ours>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Aside {
     writer: Writer,
     complete: bool,
@@ -59,8 +67,17 @@ struct Aside {
 
 impl Follower {
     pub(super) fn new(replica: Arc<Replica>, directory: Directory) -> Self {
-        let shown = Writer::default();
-        Self { replica, shown, aside: None, needs_snapshot: true, under_way: VecDeque::new(), directory, ours: None }
+        Self {
+            shown: replica.empty(),
+            replica,
+            aside: None,
+            early: VecDeque::new(),
+            recent: Recent::default(),
+            needs_snapshot: true,
+            under_way: VecDeque::new(),
+            directory,
+            ours: None,
+        }
     }
 
     /// Tells `ours` what the watch shows of the gateway's own connections.
@@ -75,32 +92,37 @@ impl Follower {
             Some(aside) if aside.complete => return WatchFrom::After(aside.writer.store.revision()),
             _ => self.aside = None,
         }
-        if self.needs_snapshot { WatchFrom::Snapshot } else { WatchFrom::After(self.shown.store.revision()) }
+        match self.needs_snapshot {
+            true if self.replica.holds_all() => WatchFrom::Snapshot,
+            true => WatchFrom::Sessions,
+            false => WatchFrom::After(self.shown.store.revision()),
+        }
     }
 
     /// Takes the next frame of the watch.
     pub(super) fn take(&mut self, frame: WatchFrame) -> Result<(), Ended> {
         match frame {
             WatchFrame::SnapshotChunk { sessions, connections } => {
-                if let Some(ours) = &self.ours {
-                    ours.loaded(&connections);
-                }
-                self.aside.get_or_insert_default().writer.load(sessions, connections);
+                self.aside().writer.load(sessions, connections);
             }
             WatchFrame::SnapshotEnd { revision } => {
-                let aside = self.aside.get_or_insert_default();
+                let aside = self.aside();
                 aside.writer.advance(revision);
                 aside.complete = true;
+                self.recent.begin(revision);
                 self.needs_snapshot = false;
                 self.show_if_newer();
+                if let Some(ours) = &self.ours {
+                    ours.missed_some();
+                }
             }
             WatchFrame::Events { revision, events, .. } => {
                 if let Some(ours) = &self.ours {
                     ours.watched(&events);
                 }
-                let writer = self.writer();
-                if revision > writer.store.revision() {
-                    writer.apply(revision, events);
+                if revision > self.writer().store.revision() {
+                    self.note(revision, &events);
+                    self.writer().apply(revision, events);
                 }
                 self.show_if_newer();
             }
@@ -120,7 +142,44 @@ impl Follower {
             WatchFrame::Ended { why } => return Err(Ended::Node(why)),
             WatchFrame::Members(nodes) => self.directory.learn(nodes),
         }
+        self.take_answers();
         Ok(())
+    }
+
+    fn note(&mut self, revision: Revision, events: &[Event]) {
+        if !self.replica.holds_all() {
+            events.iter().filter_map(Event::user).for_each(|user| self.recent.note(revision, user));
+        }
+    }
+
+    /// Takes over what was asked for. An answer shows the state at its revision: it is taken over when that is shown, unless
+    /// something has happened to the user since. It was given to whoever asked in any case.
+    pub(super) fn take_answers(&mut self) {
+        let Some(asked) = &self.replica.asked else { return };
+        self.early.extend(asked.take());
+        if self.early.is_empty() || self.aside.is_some() {
+            self.early.truncate(EARLY_MAX);
+            return;
+        }
+        let shown = self.shown.store.revision();
+        let (due, early): (VecDeque<_>, _) =
+            std::mem::take(&mut self.early).into_iter().partition(|answer| answer.revision <= shown);
+        self.early = early;
+        self.early.truncate(EARLY_MAX);
+        for FoundUsers { revision, users, .. } in due {
+            // Too old; who is still wanted is asked for again.
+            let Some(changed) = self.recent.changed_after(revision) else { continue };
+            for FoundUser { user, connections } in users {
+                if let Some(user) = user.filter(|user| !changed.contains(&**user)) {
+                    self.shown.hold(&user, &connections);
+                }
+            }
+        }
+    }
+
+    fn aside(&mut self) -> &mut Aside {
+        let replica = &self.replica;
+        self.aside.get_or_insert_with(|| Aside { writer: replica.empty(), complete: false })
     }
 
     /// Frees at most `limit` connections of ended sessions.
@@ -150,6 +209,10 @@ impl Follower {
         let mut beat = interval(chance::jittered(STAMP_EVERY, 0.1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let replica = Arc::clone(&self.replica);
+        let answered = async || match &replica.asked {
+            Some(asked) => asked.answered.notified().await,
+            None => std::future::pending().await,
+        };
         loop {
             let wants_stamp = tokio::select! {
                 frame = watch.next() => {
@@ -160,11 +223,10 @@ impl Follower {
                     }
                     false
                 }
-                _ = beat.tick() => {
-                    if let Some(age) = replica.staleness() {
-                        replica.meters.cache_staleness(age);
-                    }
-                    true
+                _ = beat.tick() => true,
+                () = answered() => {
+                    self.take_answers();
+                    false
                 }
                 () = replica.wanted.notified(), if self.under_way.len() < STAMPS_UNDER_WAY => true,
                 () = tokio::task::yield_now(), if self.shown.holds_dead() => {

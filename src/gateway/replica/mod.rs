@@ -1,12 +1,20 @@
 //! What a gateway knows of the directory: a copy in memory that follows a watch, and how old it is.
 //!
+//! *Modes.* A full replica holds everybody. One of `lru:N` holds the users that were asked for, at most N, and no
+//! connections of others: who is missing is asked for by a linearizable read, and kept true by the same watch from then on.
+//! That somebody is not held says nothing; that a user is held who has no connection says that there is none.
+//!
 //! *Freshness.* A stamp is a number that only grows, taken from this process's clock and sent along the watch. A node
 //! echoes it after everything that a linearizable read saw which began after the stamp arrived. So once the echo of a
 //! stamp taken after some moment is here, reads show everything that was acknowledged anywhere before that moment.
 
+mod asked;
 mod census;
 mod follow;
+mod held;
 mod store;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +26,19 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
+use asked::Asked;
 pub(super) use follow::follow;
-use store::Store;
+use store::{Store, Writer};
+#[cfg(test)]
+pub(crate) use testing::LoneReplica;
 
 use super::meters::Meters;
+use super::settings::ReplicaMode;
+use crate::client::Directory;
 use crate::clock;
 use crate::directory::{ConnectionId, Epoch, Revision, Session};
 use crate::view::{At, Counts, Found, Stale, View};
+use crate::wire::peer::Who;
 
 /// Longest wait for a linearizable read. A healthy group answers within milliseconds, and an election takes less than a second.
 const LINEARIZE_MAX: Duration = Duration::from_secs(2);
@@ -44,11 +58,17 @@ pub struct Replica {
     echoed: watch::Sender<u64>,
     /// Somebody waits for a stamp that is not taken yet.
     wanted: Notify,
+    /// Of a replica that does not hold everybody: who is asked for the others.
+    asked: Option<Asked>,
     meters: Meters,
 }
 
 impl Replica {
-    pub(super) fn new(meters: Meters) -> Self {
+    pub(super) fn new(meters: Meters, mode: ReplicaMode, directory: Directory) -> Self {
+        let asked = match mode {
+            ReplicaMode::Full => None,
+            ReplicaMode::Lru(users) => Some(Asked::new(directory, users)),
+        };
         Self {
             store: ArcSwap::default(),
             loaded: AtomicBool::new(false),
@@ -57,8 +77,22 @@ impl Replica {
             stamped: AtomicU64::new(0),
             echoed: watch::Sender::new(0),
             wanted: Notify::new(),
+            asked,
             meters,
         }
+    }
+
+    /// Nothing yet, to be filled aside or shown at once.
+    fn empty(&self) -> Writer {
+        Writer::new(self.asked.as_ref().map(Asked::users_max))
+    }
+
+    /// Shows the figures that change by themselves.
+    pub(super) fn show_figures(&self) {
+        if let Some(age) = self.staleness() {
+            self.meters.cache_staleness(age);
+        }
+        self.meters.cache_users(self.store.load().users_held());
     }
 
     /// Whether there is a state to read, of whatever age.
@@ -85,6 +119,13 @@ impl Replica {
         self.echoed.send_if_modified(|echoed| std::mem::replace(echoed, stamp.max(*echoed)) < stamp);
     }
 
+    /// One that has nobody to ask.
+    #[cfg(test)]
+    pub(super) fn alone(mode: ReplicaMode) -> Self {
+        let nobody = crate::client::Settings { cluster: "test".into(), name: "a test".into(), nodes: Vec::new() };
+        Self::new(Meters::new("test"), mode, Directory::new(nobody))
+    }
+
     /// Shows an empty directory.
     #[cfg(test)]
     pub(super) fn load_nothing(&self) {
@@ -101,17 +142,45 @@ impl Replica {
     }
 }
 
-impl View for Replica {
-    fn user(&self, user: &str) -> At<Vec<Found>> {
-        let at = self.store.load().user(user);
+impl Replica {
+    fn look(&self, store: &Store, user: &str) -> At<Vec<Found>> {
+        let at = store.user(user).expect("a full replica holds everybody");
         self.meters.looked_up(!at.value.is_empty());
         at
     }
+}
 
-    fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
-        let at = self.store.load().connection(id);
-        self.meters.looked_up(at.value.is_some());
-        at
+impl View for Replica {
+    async fn users(&self, users: &[&str]) -> Result<Vec<At<Vec<Found>>>, Stale> {
+        let store = self.store.load_full();
+        let Some(asked) = &self.asked else { return Ok(users.iter().map(|user| self.look(&store, user)).collect()) };
+        let mut found: Vec<_> = users.iter().map(|user| store.user(user)).collect();
+        let missing: Vec<usize> = (0..users.len()).filter(|at| found[*at].is_none()).collect();
+        found.iter().for_each(|found| self.meters.looked_up(found.is_some()));
+        let whom: Vec<Who> = missing.iter().map(|at| Who::User(users[*at].into())).collect();
+        for (at, answer) in missing.into_iter().zip(asked.find(&whom).await?) {
+            found[at] = Some(answer);
+        }
+        Ok(found.into_iter().map(|found| found.expect("all that were missing were asked for")).collect())
+    }
+
+    async fn connection(&self, id: ConnectionId) -> Result<At<Option<Found>>, Stale> {
+        let found = self.store.load().connection(id);
+        let held = found.as_ref().is_some_and(|at| self.asked.is_some() || at.value.is_some());
+        self.meters.looked_up(held);
+        match (found, &self.asked) {
+            (Some(at), _) => Ok(at),
+            (None, Some(asked)) => {
+                let answers = asked.find(&[Who::Holder(id)]).await?;
+                let At { value, revision } = answers.into_iter().next().ok_or(Stale::NoQuorum)?;
+                Ok(At { value: value.into_iter().find(|found| found.id == id), revision })
+            }
+            (None, None) => Ok(At { value: None, revision: self.revision() }),
+        }
+    }
+
+    fn holds_all(&self) -> bool {
+        self.asked.is_none()
     }
 
     fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {

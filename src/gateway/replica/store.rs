@@ -15,6 +15,7 @@ use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use super::census::Census;
+use super::held::{Ages, Held as Users};
 use crate::directory::{Connection, ConnectionId, Epoch, Event, Revision, Session};
 use crate::view::{At, Counts, Found};
 
@@ -35,6 +36,8 @@ pub(super) struct Store {
     version: AtomicU64,
     live: AtomicU64,
     users_live: AtomicU64,
+    /// Of a replica that does not hold everybody: whom it holds.
+    held: Option<Users>,
 }
 
 /// A live session.
@@ -49,19 +52,39 @@ impl Store {
         self.revision.load(Ordering::Acquire)
     }
 
-    pub(super) fn user(&self, user: &str) -> At<Vec<Found>> {
-        self.exact(|store| {
+    /// The connections of a user, unless the user is not held.
+    pub(super) fn user(&self, user: &str) -> Option<At<Vec<Found>>> {
+        let at = self.exact(|store| {
+            if store.held.as_ref().is_some_and(|held| !held.uses(user)) {
+                return None;
+            }
             let users = store.users.pin();
             let mut found: Vec<Found> = users.get(user).map_or_else(Vec::new, |held| {
                 held.iter().filter_map(|(id, connection)| store.found(*id, connection)).collect()
             });
             found.sort_unstable_by_key(|found| (found.connection.granted, found.id));
-            found
-        })
+            Some(found)
+        });
+        at.value.map(|value| At { value, revision: at.revision })
     }
 
-    pub(super) fn connection(&self, id: ConnectionId) -> At<Option<Found>> {
-        self.exact(|store| store.connections.pin().get(&id).and_then(|connection| store.found(id, connection)))
+    /// A connection, unless it is not there although it may exist.
+    pub(super) fn connection(&self, id: ConnectionId) -> Option<At<Option<Found>>> {
+        let at = self.exact(|store| {
+            let connections = store.connections.pin();
+            let connection = connections.get(&id);
+            if let (Some(held), Some(connection)) = (&store.held, connection) {
+                held.uses(&connection.user);
+            }
+            (connection.is_some() || store.held.is_none())
+                .then(|| connection.and_then(|connection| store.found(id, connection)))
+        });
+        at.value.map(|value| At { value, revision: at.revision })
+    }
+
+    /// How many users are held, online or not where that is known of them.
+    pub(super) fn users_held(&self) -> u64 {
+        self.held.as_ref().map_or_else(|| self.users_live.load(Ordering::Relaxed), |held| held.len() as u64)
     }
 
     pub(super) fn scan(&self, after: Option<ConnectionId>, limit: usize) -> At<Vec<Found>> {
@@ -121,15 +144,42 @@ impl Store {
 }
 
 /// The writer's side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Writer {
     pub(super) store: Arc<Store>,
+    /// Of a replica that does not hold everybody.
+    ages: Option<Ages>,
     census: Census,
     /// Ended sessions whose connections are still held.
     dead: VecDeque<Epoch>,
 }
 
 impl Writer {
+    /// Nothing yet; to hold everybody, or at most so many users.
+    pub(super) fn new(users_max: Option<usize>) -> Self {
+        let store = Store { held: users_max.map(|_| Users::default()), ..Store::default() };
+        let ages = users_max.map(Ages::new);
+        Self { store: Arc::new(store), ages, census: Census::default(), dead: VecDeque::new() }
+    }
+
+    /// Holds a user from now on, who has these connections at the present revision.
+    pub(super) fn hold(&mut self, user: &Arc<str>, connections: &[(ConnectionId, Arc<Connection>)]) {
+        self.change(|writer, order| {
+            let store = Arc::clone(&writer.store);
+            let (Some(held), Some(ages)) = (&store.held, &mut writer.ages) else { return };
+            if held.contains(user) {
+                return;
+            }
+            let gone = ages.add(held, user);
+            for (id, connection) in connections.iter().filter(|(id, _)| store.is_live(id.epoch)) {
+                writer.put(order, *id, Arc::clone(connection));
+            }
+            for user in gone {
+                writer.forget(order, &user);
+            }
+        });
+    }
+
     /// Adds a part of a snapshot, which nobody reads yet.
     pub(super) fn load(
         &mut self,
@@ -141,9 +191,23 @@ impl Writer {
                 writer.open(epoch, session);
             }
             for (id, connection) in connections {
-                writer.put(order, id, connection);
+                if writer.wants(&connection.user) {
+                    writer.put(order, id, connection);
+                }
             }
         });
+    }
+
+    fn wants(&self, user: &str) -> bool {
+        self.store.held.as_ref().is_none_or(|held| held.contains(user))
+    }
+
+    /// Holds nothing of a user any more.
+    fn forget(&mut self, order: &mut BTreeSet<ConnectionId>, user: &Arc<str>) {
+        let of_user = self.store.users.pin().get(user).cloned();
+        for (id, _) in of_user.iter().flat_map(|of_user| of_user.iter()) {
+            self.remove(order, *id, user);
+        }
     }
 
     /// Applies all changes of one revision.
@@ -202,6 +266,9 @@ impl Writer {
     }
 
     fn apply_one(&mut self, order: &mut BTreeSet<ConnectionId>, event: Event) {
+        if event.user().is_some_and(|user| !self.wants(user)) {
+            return;
+        }
         match event {
             Event::SessionOpened { epoch, session } => self.open(epoch, session),
             Event::SessionEnded { epoch, .. } => self.end(epoch),

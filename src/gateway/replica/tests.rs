@@ -10,12 +10,7 @@ use crate::directory::{
     Batch, Command, ConnectionId, Directory, Entry, Event, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
     Revision,
 };
-use crate::gateway::clients::{Bound, Common, Handle, Who};
-use crate::gateway::lease::Lease;
-use crate::gateway::meters::Meters;
-use crate::gateway::ours::Ours;
-use crate::gateway::settings::Settings;
-use crate::gateway::table::Table;
+use crate::gateway::settings::ReplicaMode;
 use crate::view::{Stale, View};
 use crate::wire::peer::{WatchFrame, WatchFrom};
 
@@ -113,7 +108,7 @@ impl World {
                 self.directory.connections_of(&user).iter().map(|l| (l.id, Arc::clone(l.connection))).collect();
             expected.sort_by_key(|(id, connection)| (connection.granted, *id));
             users += u64::from(!expected.is_empty());
-            let at = replica.user(&user);
+            let at = replica.store.load().user(&user).unwrap();
             let shown: Vec<_> = at.value.iter().map(|f| (f.id, Arc::clone(&f.connection))).collect();
             assert_eq!((at.revision, shown), (revision, expected), "{why}: {user}");
         }
@@ -121,7 +116,7 @@ impl World {
         let scanned: Vec<ConnectionId> = replica.scan(None, usize::MAX).value.iter().map(|found| found.id).collect();
         assert_eq!(scanned, all, "{why}");
         for id in all {
-            assert_eq!(replica.connection(id).value.map(|found| found.id), Some(id), "{why}");
+            assert_eq!(replica.store.load().connection(id).unwrap().value.map(|found| found.id), Some(id), "{why}");
         }
         let counts = replica.counts().value;
         assert_eq!((counts.connections, counts.users), (self.directory.stats().connections, users), "{why}");
@@ -132,9 +127,10 @@ impl World {
 }
 
 fn replica() -> (Arc<Replica>, Follower) {
-    let replica = Arc::new(Replica::new(Meters::new("test")));
-    let nobody = client::Settings { cluster: "test".into(), name: "gateway test".into(), nodes: Vec::new() };
-    (Arc::clone(&replica), Follower::new(replica, client::Directory::new(nobody)))
+    let replica = Arc::new(Replica::alone(ReplicaMode::Full));
+    let directory =
+        client::Directory::new(client::Settings { cluster: "test".into(), name: "a test".into(), nodes: Vec::new() });
+    (Arc::clone(&replica), Follower::new(replica, directory))
 }
 
 fn take_all(follower: &mut Follower, frames: Vec<WatchFrame>) {
@@ -279,7 +275,7 @@ fn readers_see_whole_revisions_while_the_writer_works() {
         let reader = scope.spawn(|| {
             let mut reads = 0_u64;
             while !stop.load(Ordering::Relaxed) {
-                let at = replica.user("u-1");
+                let at = replica.store.load().user("u-1").unwrap();
                 let shown: Vec<ConnectionId> = at.value.iter().map(|found| found.id).collect();
                 assert_eq!(shown, expected[usize::try_from(at.revision - first).unwrap()].1, "at {}", at.revision);
                 reads += 1;
@@ -296,48 +292,4 @@ fn users_shown(world: &World) -> Vec<ConnectionId> {
     let mut held: Vec<_> = world.directory.connections_of("u-1").iter().map(|l| (l.connection.granted, l.id)).collect();
     held.sort_unstable();
     held.into_iter().map(|(_, id)| id).collect()
-}
-
-#[tokio::test]
-async fn a_gateway_is_told_of_its_own_connections_by_changes_and_by_snapshots() {
-    let (lease, table) = (Arc::<Lease>::default(), Arc::<Table>::default());
-    let common = Arc::new(Common::new(&Settings::default(), &lease, Meters::new("test")));
-    let handles = [1, 2].map(|serial| {
-        let who = Who { user: "a".into(), device: "".into(), remote: None, meta: None, connected_at_ms: 0 };
-        let handle = Arc::new(Handle::new(who, Arc::clone(&common), 0));
-        handle.number(serial);
-        handle.expect(1);
-        assert!(table.enter(Arc::clone(&handle)));
-        handle
-    });
-    let ours = Ours::new(table, Arc::clone(&lease), tokio::sync::mpsc::channel(1).0);
-    let (_, follower) = replica();
-    let mut follower = follower.telling(Arc::new(ours));
-    lease.hold(1, Duration::MAX);
-    let mut world = World::new(1);
-    let open = Command::OpenSession(OpenSession {
-        gateway: "gw".into(),
-        nonce: "n".into(),
-        attempt: 1,
-        lease_ms: 3000,
-        addresses: GatewayAddresses::default(),
-    });
-    let register = |serial| {
-        let user = format!("u-{serial}").as_str().into();
-        let (policy, device) = (Policy::multi(4), "".into());
-        let register =
-            Register { serial, user, device, policy, since: None, connected_at_ms: 0, remote: None, meta: None };
-        Command::Batch(Batch { epoch: 1, seq: None, ops: vec![Op::Register(register)] })
-    };
-    let mut apply = |command| {
-        let revision = world.directory.revision() + 1;
-        world.directory.apply(revision, &Entry { at_ms: 0, commands: vec![command] }).events
-    };
-    apply(open);
-    apply(register(1));
-    let events = apply(register(2));
-    follower.take(WatchFrame::Events { revision: 3, at_ms: 0, events }).unwrap();
-    assert_eq!(handles.each_ref().map(|handle| handle.bound()), [None, Some(Bound { epoch: 1, granted: 3 })]);
-    take_all(&mut follower, world.snapshot());
-    assert_eq!(handles[0].bound(), Some(Bound { epoch: 1, granted: 2 }), "it missed how that came about");
 }

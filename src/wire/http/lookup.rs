@@ -21,6 +21,15 @@ pub struct UserBody {
     pub revision: Option<u64>,
 }
 
+/// What is retained of a user: the answer to `GET /v1/users/{user}/history`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HistoryBody {
+    /// The changes that are about the user, the oldest first, as in a watch.
+    pub events: Vec<Box<RawValue>>,
+    /// Nothing is missing that happened after this revision; of what happened up to it nothing is told.
+    pub oldest_revision: u64,
+}
+
 /// One connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConnectionBody {

@@ -15,7 +15,7 @@ pub use cluster::{
     TransferLeaderBody,
 };
 pub use error::{Applied, ErrorBody, ErrorCode, ErrorDetail};
-pub use lookup::{ConnectionBody, ConnectionList, Stats, UserBody, UsersBody, UsersQuery};
+pub use lookup::{ConnectionBody, ConnectionList, HistoryBody, Stats, UserBody, UsersBody, UsersQuery};
 pub use push::{PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget};
 pub use sessions::{
     BatchAnswer, BatchBody, DeliverAnswer, DeliverBody, DeliverResult, EndSessionBody, OpAnswer, OpBody,

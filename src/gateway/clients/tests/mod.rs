@@ -24,7 +24,7 @@ use crate::gateway::ours::Ours;
 use crate::gateway::registrar::{Lines, Registrar};
 use crate::gateway::replica::Replica;
 use crate::gateway::running::look_after;
-use crate::gateway::settings::Settings;
+use crate::gateway::settings::{ReplicaMode, Settings};
 use crate::gateway::table::Table;
 use crate::gateway::testing::World;
 use crate::net::Listener;
@@ -60,7 +60,7 @@ impl Bench {
         let world = World::new(1);
         let meters = Meters::new("test");
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());
-        let replica = Arc::new(Replica::new(meters.clone()));
+        let replica = Arc::new(Replica::alone(ReplicaMode::Full));
         let (commands, commands_out) = mpsc::channel(1000);
         let (session, session_out) = watch::channel(None);
         let lines = Lines { commands: commands_out, session: session_out, fenced: watch::channel(0).0 };

@@ -60,27 +60,29 @@ async fn a_newcomer_is_welcomed_when_the_other_has_stopped() {
 }
 
 #[tokio::test]
-async fn who_waits_for_another_gateway_is_welcomed_by_its_release_whoever_tells_of_it() {
+async fn who_waits_for_another_gateway_is_welcomed_by_its_release_also_when_the_watch_has_a_gap() {
     let bench = exclusive().await;
     let elsewhere = bench.world.open_session_of("gw-2", 1);
-    for (serial, user) in [(1, "alice"), (2, "bob")] {
+    for (serial, user) in [(1, "alice"), (2, "bob"), (3, "carol"), (4, "dave")] {
         bench.world.register_elsewhere(elsewhere, serial, user, NEWEST);
     }
     let mut alice = Raw::open(bench.address, "/ws?user=alice").await;
     let mut bob = Raw::open(bench.address, "/ws?user=bob").await;
-    bench.pending(2).await;
+    let mut carol = Raw::open(bench.address, "/ws?user=carol").await;
+    let _dave = Raw::open(bench.address, "/ws?user=dave").await;
+    bench.pending(4).await;
     alice.expect_silence().await;
     bench.world.unregister_elsewhere(elsewhere, 1);
     assert_eq!(alice.expect("welcome").await["user"], "alice");
-    // The watch broke off meanwhile and begins anew with the present state.
+    // The watch broke off meanwhile, and goes on after a gap.
     bench.world.watched_by(None);
     bench.world.unregister_elsewhere(elsewhere, 2);
-    let present: Vec<_> =
-        bench.world.read(|directory| directory.scan(None).map(|live| (live.id, Arc::clone(live.connection))).collect());
-    bench.ours.loaded(&present);
+    bench.world.register_elsewhere(elsewhere, 5, "carol", NEWEST);
+    bench.ours.missed_some();
+    carol.expect_end(4004).await;
     assert_eq!(bob.expect("welcome").await["user"], "bob");
     alice.expect_silence().await;
-    assert_eq!(bench.hub.common.pending(), 0);
+    assert_eq!(bench.hub.common.pending(), 1, "dave waits as before");
 }
 
 impl Bench {
