@@ -214,7 +214,7 @@ impl Default for RegistrarLimits {
             queue_max: 65_536,
             register_wait: Duration::from_secs(10),
             pending_max: 65_536,
-            pending_slack: Duration::from_secs(4),
+            pending_slack: Duration::from_secs(5),
             batches_in_flight: 8,
             batch_ops: 256,
             batch_wait: Duration::from_millis(5),
