@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_file_gives_defaults_and_flags_beat_them() {
         let text = "log-format = 'json'\n[client]\napi = ['http://a', 'http://b']\n[gateway]\nid = 'gw-1'\nlisten_api = 'x:1'\n\
-                    listen-peer = 'x:2'\nlisten-clients = 'x:3'\ndirectory = ['d:1', 'd:2']\ninsecure = true";
+                    listen-peer = 'x:2'\npolicy = 'newest_wins'\nlisten-clients = 'x:3'\ndirectory = ['d:1', 'd:2']\ninsecure = true";
         let (command, roles) = apply(text).unwrap();
         assert_eq!(roles, ["gateway"]);
         let matches = command.clone().try_get_matches_from(["switchboard", "gateway", "--id", "gw-2"]).unwrap();
@@ -176,6 +176,7 @@ mod tests {
         assert_eq!(gateway.get_one::<String>("id").unwrap(), "gw-2");
         assert_eq!(gateway.get_many::<String>("directory").unwrap().collect::<Vec<_>>(), ["d:1", "d:2"]);
         assert!(gateway.get_flag("insecure"));
+        assert_eq!(gateway.get_raw("policy").unwrap().collect::<Vec<_>>(), ["newest_wins"]);
         let matches = command.try_get_matches_from(["switchboard", "gateways", "list"]).unwrap();
         let list = matches.subcommand().unwrap().1.subcommand().unwrap().1;
         assert_eq!(list.get_many::<String>("api").unwrap().collect::<Vec<_>>(), ["http://a", "http://b"]);

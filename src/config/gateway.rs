@@ -3,11 +3,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::units::duration;
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
-use crate::gateway::{ClientLimits, ReplicaMode, Settings};
+use crate::gateway::{ClientLimits, Handover, Per, Policy, ReplicaMode, Settings};
 use crate::lease;
 
 /// Run a gateway: it terminates client WebSockets and delivers pushes
@@ -57,19 +57,19 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "MODE", env = "SWITCHBOARD_REPLICA", default_value = "full", value_parser = ReplicaMode::from_str)]
     pub replica: ReplicaMode,
 
-    /// Which connections of a user may live beside each other; only multi is offered yet
-    #[arg(long, value_name = "POLICY", env = "SWITCHBOARD_POLICY", default_value = "multi")]
-    pub policy: String,
+    /// Which connections of a user may live beside each other, in the whole cluster; the newcomer's gateway decides
+    #[arg(long, value_enum, env = "SWITCHBOARD_POLICY", default_value_t)]
+    pub policy: PolicyArg,
 
-    /// Whether a policy is about a user or each device of theirs; multi counts by user
-    #[arg(long, value_name = "WHAT", env = "SWITCHBOARD_PER", default_value = "user")]
-    pub per: String,
+    /// Whether the policy is about a user, or about each device of a user
+    #[arg(long, value_enum, env = "SWITCHBOARD_PER", default_value_t)]
+    pub per: PerArg,
 
-    /// How an exclusive connection changes hands; multi has none
-    #[arg(long, value_name = "HOW", env = "SWITCHBOARD_HANDOVER", default_value = "wait")]
-    pub handover: String,
+    /// When a newcomer gets the place, with newest_wins
+    #[arg(long, value_enum, env = "SWITCHBOARD_HANDOVER", default_value_t)]
+    pub handover: HandoverArg,
 
-    /// Connections of one user in the whole cluster
+    /// Connections that a user, or each device, may have in the whole cluster, with multi
     #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX", default_value_t = 16)]
     pub max: u32,
 
@@ -94,7 +94,58 @@ pub struct GatewayArgs {
     pub insecure: bool,
 }
 
+/// Which connections of a user may live beside each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum PolicyArg {
+    /// Several, up to --max
+    #[default]
+    Multi,
+    /// One: the newcomer takes its place
+    NewestWins,
+    /// One: the newcomer is refused
+    OldestWins,
+}
+
+/// What a policy is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum PerArg {
+    /// All connections of a user
+    #[default]
+    User,
+    /// Those of one device of a user
+    Device,
+}
+
+/// When a newcomer gets the place of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum HandoverArg {
+    /// When the other's gateway has stopped serving it
+    #[default]
+    Wait,
+    /// At once; for a moment both may be served
+    Immediate,
+}
+
 impl GatewayArgs {
+    fn policy(&self) -> Policy {
+        let per = match self.per {
+            PerArg::User => Per::User,
+            PerArg::Device => Per::Device,
+        };
+        let handover = match self.handover {
+            HandoverArg::Wait => Handover::Wait,
+            HandoverArg::Immediate => Handover::Immediate,
+        };
+        match self.policy {
+            PolicyArg::Multi => Policy::Multi { max: self.max, per },
+            PolicyArg::NewestWins => Policy::NewestWins { per, handover },
+            PolicyArg::OldestWins => Policy::OldestWins { per },
+        }
+    }
+
     /// Checks the settings, also against each other.
     ///
     /// # Errors
@@ -103,16 +154,6 @@ impl GatewayArgs {
         if !lease::LEASES.contains(&self.lease) {
             let (shortest, longest) = (lease::LEASES.start(), lease::LEASES.end());
             return Err(ConfigError(format!("--lease is {shortest:?} to {longest:?}, not {:?}", self.lease)));
-        }
-        for (flag, given, offered, planned) in
-            [("per", &self.per, "user", "device"), ("handover", &self.handover, "wait", "immediate")]
-        {
-            if given == planned {
-                return Err(ConfigError(format!("--{flag} {planned} is not offered yet; leave it out")));
-            }
-            if given != offered {
-                return Err(ConfigError(format!("--{flag} is {offered} or {planned}, not {given:?}")));
-            }
         }
         if self.ping < Duration::from_secs(1) || self.pong_timeout < Duration::from_secs(1) {
             return Err(ConfigError(String::from(
@@ -129,6 +170,7 @@ impl GatewayArgs {
             ("peer", self.advertise_peer.as_ref(), &self.listen_peer),
             ("api", self.advertise_api.as_ref(), &self.listen_api),
         ])?;
+        let policy = self.policy();
         let settings = Settings {
             id: self.id,
             cluster: self.cluster,
@@ -140,8 +182,7 @@ impl GatewayArgs {
             advertise_api: self.advertise_api,
             advertise_peer: self.advertise_peer,
             replica: self.replica,
-            policy: self.policy,
-            max: self.max,
+            policy,
             lease: self.lease,
             lease_lost_grace: self.lease_lost_grace,
             drain: self.drain,
@@ -150,5 +191,53 @@ impl GatewayArgs {
         };
         settings.check().map_err(|error| ConfigError(error.to_string()))?;
         Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: GatewayArgs,
+    }
+
+    async fn policy(flags: &[&str]) -> Result<Policy, String> {
+        let needed = ["gateway", "--id", "gw-1", "--directory", "d:1"];
+        let listeners =
+            ["--listen-clients", "127.0.0.1:0", "--listen-api", "127.0.0.1:0", "--listen-peer", "127.0.0.1:0"];
+        let line = needed.iter().chain(&listeners).chain(flags);
+        let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        line.args.settings().await.map(|settings| settings.policy).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn policies_are_put_together_from_their_flags() {
+        let (user, device) = (Per::User, Per::Device);
+        for (flags, meant) in [
+            (&[][..], Policy::multi(16)),
+            (&["--max", "3", "--per", "device"], Policy::Multi { max: 3, per: device }),
+            (&["--policy", "newest_wins"], Policy::NewestWins { per: user, handover: Handover::Wait }),
+            (
+                &["--policy", "newest_wins", "--per", "device", "--handover", "immediate"],
+                Policy::NewestWins { per: device, handover: Handover::Immediate },
+            ),
+            (&["--policy", "oldest_wins", "--per", "device"], Policy::OldestWins { per: device }),
+        ] {
+            assert_eq!(policy(flags).await, Ok(meant), "{flags:?}");
+        }
+        for (flags, why) in [
+            (["--policy", "best"], "newest_wins, oldest_wins"),
+            (["--per", "town"], "user, device"),
+            (["--handover", "never"], "wait, immediate"),
+            (["--max", "0"], "at least one connection"),
+        ] {
+            let refused = policy(&flags).await.unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
     }
 }

@@ -16,6 +16,7 @@ pub(super) struct Meters(Arc<Handles>);
 struct Handles {
     process: Arc<str>,
     connections: Gauge,
+    pending: Gauge,
     connected: Counter,
     connect_seconds: Histogram,
     queued_bytes: Gauge,
@@ -51,6 +52,7 @@ impl Meters {
         Self(Arc::new(Handles {
             process: p(),
             connections: gauge!("switchboard_gateway_connections", "process" => p()),
+            pending: gauge!("switchboard_gateway_pending_connections", "process" => p()),
             connected: counter!("switchboard_gateway_connects_total", "process" => p(), "result" => "welcomed"),
             connect_seconds: histogram!("switchboard_gateway_connect_duration_seconds", "process" => p()),
             queued_bytes: gauge!("switchboard_gateway_send_queue_bytes", "process" => p()),
@@ -74,6 +76,11 @@ impl Meters {
     /// How many sockets are open.
     pub(super) fn connections(&self, open: usize) {
         self.0.connections.set(open as f64);
+    }
+
+    /// How many clients wait for the place of another.
+    pub(super) fn pending(&self, waiting: usize) {
+        self.0.pending.set(waiting as f64);
     }
 
     /// A client was welcomed, so long after its upgrade.

@@ -2,11 +2,13 @@
 //!
 //! - [`Gateway`] starts one; [`Running`] is its life: serve, drain, end
 //! - [`Settings`] is everything that can be set
-//! - `session` keeps the lease, `registrar` registers and unregisters in batches, `table` knows the open connections
+//! - `session` keeps the lease, `registrar` registers and unregisters in batches, `table` knows the open connections, `ours`
+//!   passes on what the directory says of them
 //! - `clients` are the sockets, `peers` and `delivery` what other processes send to them
 //! - [`Replica`] is what the gateway knows of the directory, `backend` what its HTTP surface needs
 //!
-//! Invariants: `welcome` is sent only after the registration is committed. A connection is found by its serial and checked
+//! Invariants: `welcome` is sent only after the registration is granted. Past its own deadline the gateway writes to no
+//! exclusive connection and passes on nothing that its client sends. A connection is found by its serial and checked
 //! by its epoch; nothing is written to a socket for another identity. Nobody waits for a client: what does not fit into its
 //! outbox closes it. Every task belongs to a set of its parent, and every close by the server has a goodbye and a close frame.
 
@@ -18,6 +20,7 @@ mod delivery;
 mod feed;
 mod lease;
 mod meters;
+mod ours;
 mod peers;
 mod registrar;
 mod replica;
@@ -28,6 +31,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+pub use crate::directory::{Handover, Per, Policy};
 #[cfg(test)]
 pub(crate) use replica::LoneReplica;
 pub use replica::Replica;

@@ -7,7 +7,11 @@
 //! learned for every batch, once, whatever was lost on the way.
 //!
 //! *A lost session* takes everything with it: what was registered, what was under way and what waited. The table still
-//! has every connection whose socket is open; a new session begins with registering all of them again.
+//! has every connection whose socket is open; a new session begins with registering all of them again, each with the
+//! revision at which it was granted before: it gets its place back, or learns that somebody else has it.
+//!
+//! *A place that somebody else has.* The answer to such a registration is that it waits. The grant comes by the watch, see
+//! [`super::ours`], which may be earlier than that answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,11 +24,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::Ask;
-use super::clients::{Bound, Handle};
+use super::clients::{Bound, Farewell, Handle};
 use super::settings::RegistrarLimits;
 use super::table::Table;
 use crate::chance;
-use crate::directory::{Batch, BatchDone, BatchRefused, Epoch, Op, OpOutcome, OpRefused, Policy, Reason, Serial};
+use crate::directory::{
+    Batch, BatchDone, BatchRefused, ConnectionId, Epoch, Op, OpOutcome, OpRefused, Policy, Reason, Release, Serial,
+    limits,
+};
 use crate::wire::close::CloseCode;
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
@@ -39,8 +46,11 @@ const OP_BYTES: usize = 32;
 pub(super) enum Command {
     /// A client arrived.
     Register(Arc<Handle>),
-    /// Its socket is closed.
-    Unregister(Arc<Handle>, Reason),
+    /// Its socket is closed, or written to no more but for a goodbye. The sender ends when the directory has forgotten the
+    /// connection, or never will because its session is over.
+    Unregister(Arc<Handle>, Reason, oneshot::Sender<()>),
+    /// The directory has a connection that this gateway does not have.
+    Forget(ConnectionId),
     /// Tells when nothing waits and nothing is under way.
     WhenIdle(oneshot::Sender<()>),
 }
@@ -66,7 +76,7 @@ pub(super) struct Registrar<A> {
     last_serial: Serial,
     last_seq: u64,
     registers: BTreeMap<Serial, Arc<Handle>>,
-    unregisters: VecDeque<(Serial, Reason)>,
+    unregisters: VecDeque<Leaving>,
     waiting_since: Option<Instant>,
     under_way: VecDeque<Sent>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Result<Answer, Failure>)>>,
@@ -75,12 +85,23 @@ pub(super) struct Registrar<A> {
     idle: Vec<oneshot::Sender<()>>,
 }
 
+/// A connection that is to be unregistered.
+#[derive(Debug)]
+struct Leaving {
+    serial: Serial,
+    reason: Reason,
+    /// Who waits until it is.
+    done: Option<oneshot::Sender<()>>,
+}
+
 /// A batch that is under way.
 #[derive(Debug)]
 struct Sent {
     batch: Batch,
     /// The connections of its first operations, which are registrations; what follows are unregistrations.
     handles: Vec<Arc<Handle>>,
+    /// Who waits for its unregistrations; that ends when this is dropped.
+    waiters: Vec<oneshot::Sender<()>>,
     done: Option<BatchDone>,
 }
 
@@ -137,7 +158,8 @@ impl<A: Ask> Registrar<A> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Register(handle) => self.register(handle),
-            Command::Unregister(handle, reason) => self.unregister(&handle, reason),
+            Command::Unregister(handle, reason, done) => self.unregister(&handle, reason, done),
+            Command::Forget(id) => self.forget_one(id),
             Command::WhenIdle(tell) => self.idle.push(tell),
         }
         if self.queued() > 0 {
@@ -166,11 +188,17 @@ impl<A: Ask> Registrar<A> {
         }
     }
 
-    fn unregister(&mut self, handle: &Arc<Handle>, reason: Reason) {
+    fn unregister(&mut self, handle: &Arc<Handle>, reason: Reason, done: oneshot::Sender<()>) {
         let was_there = self.table.leave(handle);
         let was_sent = self.registers.remove(&handle.serial()).is_none();
         if was_there && was_sent && self.epoch.is_some() {
-            self.unregisters.push_back((handle.serial(), reason));
+            self.unregisters.push_back(Leaving { serial: handle.serial(), reason, done: Some(done) });
+        }
+    }
+
+    fn forget_one(&mut self, id: ConnectionId) {
+        if self.epoch == Some(id.epoch) && self.table.get(id.serial).is_none() {
+            self.unregisters.push_back(Leaving { serial: id.serial, reason: Reason::Closed, done: None });
         }
     }
 
@@ -205,7 +233,7 @@ impl<A: Ask> Registrar<A> {
 
     fn gather(&mut self, epoch: Epoch) -> Sent {
         let mut ops = Vec::new();
-        let mut handles = Vec::new();
+        let (mut handles, mut waiters) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         // Unregistrations have room at the end, and are not held back by registrations for ever: both get half when both wait.
         let room_for_registers = self.limits.batch_ops_max - self.unregisters.len().min(self.limits.batch_ops_max / 2);
@@ -216,11 +244,12 @@ impl<A: Ask> Registrar<A> {
             handles.push(handle);
         }
         while ops.len() < self.limits.batch_ops_max {
-            let Some((serial, reason)) = self.unregisters.pop_front() else { break };
+            let Some(Leaving { serial, reason, done }) = self.unregisters.pop_front() else { break };
             ops.push(Op::Unregister { serial, reason });
+            waiters.extend(done);
         }
         self.last_seq += 1;
-        Sent { batch: Batch { epoch, seq: Some(self.last_seq), ops }, handles, done: None }
+        Sent { batch: Batch { epoch, seq: Some(self.last_seq), ops }, handles, waiters, done: None }
     }
 
     /// Asked once now, so that batches leave in the order of these calls.
@@ -272,27 +301,28 @@ impl<A: Ask> Registrar<A> {
     }
 
     fn conclude(&mut self, sent: Sent) {
-        let Some(done) = sent.done else { return };
-        for (handle, outcome) in sent.handles.iter().zip(done.ops.iter()) {
-            let code = match outcome {
+        let Sent { batch, handles, waiters, done: Some(done) } = sent else { return };
+        for (handle, outcome) in handles.iter().zip(done.ops.iter()) {
+            let farewell = match outcome {
                 OpOutcome::Registered { granted, .. } => {
-                    let bound = Bound { epoch: sent.batch.epoch, granted: *granted };
+                    let bound = Bound { epoch: batch.epoch, granted: *granted };
                     handle.grant(bound, done.revision);
                     continue;
                 }
-                OpOutcome::Refused(OpRefused::ConnectionLimit { .. }) => CloseCode::ConnectionLimit,
-                OpOutcome::Refused(OpRefused::Invalid(_)) => CloseCode::BadProtocol,
-                other => {
-                    tracing::error!(
-                        ?other,
-                        serial = handle.serial(),
-                        "a registration has an outcome that it can't have"
-                    );
-                    CloseCode::Overloaded
+                OpOutcome::Pending => {
+                    handle.pend(batch.epoch);
+                    continue;
                 }
+                OpOutcome::Refused(refused) => refusal(handle, refused),
+                other => out_of_place(handle, other),
             };
+            // Closed first: whoever is not in the table has stopped, or is about to.
+            handle.close(farewell);
             self.table.leave(handle);
-            handle.close(code);
+        }
+        for waiter in waiters {
+            // Whoever waited may have given up.
+            let _ = waiter.send(());
         }
     }
 
@@ -309,8 +339,8 @@ impl<A: Ask> Registrar<A> {
         tracing::error!(seq, why, "the directory refuses a batch; its registrations are given up");
         if let Some(position) = self.under_way.iter().position(|sent| sent.seq() == seq) {
             for handle in self.under_way.remove(position).map(|sent| sent.handles).unwrap_or_default() {
-                self.table.leave(&handle);
                 handle.close(CloseCode::Overloaded);
+                self.table.leave(&handle);
             }
             for sent in self.under_way.range_mut(position..) {
                 sent.batch.seq = Some(sent.seq() - 1);
@@ -370,6 +400,27 @@ impl<A: Ask> Registrar<A> {
             }
         }
     }
+}
+
+/// What a client is told whose registration is refused.
+fn refusal(handle: &Handle, refused: &OpRefused) -> Farewell {
+    match refused {
+        OpRefused::ConnectionLimit { .. } => CloseCode::ConnectionLimit.into(),
+        OpRefused::Invalid(_) => CloseCode::BadProtocol.into(),
+        OpRefused::Conflict { .. } => Farewell::refused(),
+        OpRefused::Superseded { .. } => CloseCode::Superseded.into(),
+        OpRefused::Banned(ban) => {
+            Farewell::released(&Release { code: limits::CODE_BANNED, reason: ban.reason.clone() })
+        }
+        OpRefused::TopicLimit | OpRefused::SerialReused | OpRefused::NotFound | OpRefused::VersionMismatch { .. } => {
+            out_of_place(handle, refused)
+        }
+    }
+}
+
+fn out_of_place(handle: &Handle, outcome: &dyn std::fmt::Debug) -> Farewell {
+    tracing::error!(?outcome, serial = handle.serial(), "a registration has an outcome that it can't have");
+    CloseCode::Overloaded.into()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::clients::{self, Hub};
 use super::delivery::Deliveries;
 use super::lease::Lease;
 use super::meters::Meters;
+use super::ours::Ours;
 use super::peers;
 use super::registrar::{Command, Lines, Registrar};
 use super::replica::{self, Replica};
@@ -135,6 +136,12 @@ fn advertised(settings: &Settings, clients: SocketAddr, api: SocketAddr, peer: S
     }
 }
 
+/// What asks the directory.
+fn client_of(settings: &Settings, name: &str) -> Directory {
+    let (cluster, nodes) = (settings.cluster.clone(), settings.directory.clone());
+    Directory::new(client::Settings { cluster, name: name.to_owned(), nodes })
+}
+
 /// The session that is asked for; its keeper counts the attempts.
 fn asked_for(settings: &Settings, nonce: Arc<str>, addresses: GatewayAddresses) -> OpenSession {
     OpenSession { gateway: settings.id.as_str().into(), nonce, attempt: 0, lease_ms: settings.lease_ms(), addresses }
@@ -160,16 +167,13 @@ impl Parts {
         let settings = Arc::new(settings);
         let nonce: Arc<str> = chance::nonce().into();
         let name = format!("gateway {}", settings.id);
-        let directory = Directory::new(client::Settings {
-            cluster: settings.cluster.clone(),
-            name: name.clone(),
-            nodes: settings.directory.clone(),
-        });
+        let directory = client_of(&settings, &name);
         let process = telemetry::process_name("gateway", &settings.id);
         let meters = Meters::new(&settings.id);
         let (table, lease) = (Arc::<Table>::default(), Arc::<Lease>::default());
         let replica = Arc::new(Replica::new(meters.clone(), settings.replica, directory.clone()));
         let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
+        let ours = Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), commands.clone()));
         let hub = Arc::new(Hub::new(
             Arc::clone(&settings),
             meters.clone(),
@@ -186,9 +190,11 @@ impl Parts {
             ask: directory.for_leases(settings.lease * 3 / 10),
             lease: Arc::clone(&lease),
             table: Arc::clone(&table),
+            ours: Arc::clone(&ours),
             meters: meters.clone(),
+            exclusive: settings.is_exclusive(),
             open: asked_for(&settings, Arc::clone(&nonce), addresses),
-            taken_wait: settings.taken_wait,
+            taken_wait: settings.lease + settings.taken_slack,
             lost_grace: settings.lease_lost_grace,
             session,
             fenced: fenced_out,
@@ -196,7 +202,7 @@ impl Parts {
         };
         let lines = Lines { commands: commands_out, session: session_out, fenced };
         let registrar =
-            Registrar::new(directory.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy(), lines);
+            Registrar::new(directory.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy, lines);
         let deliveries = Arc::new(Deliveries::new(table, lease, Arc::clone(&replica), meters, settings.peers.clone()));
         let http = Client::new();
         let links = Links::new(&settings.cluster, &name);
@@ -218,7 +224,7 @@ impl Parts {
         let rest = || ends.rest.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(registrar.run(rest()));
-        tasks.spawn(replica::follow(replica, directory, rest()));
+        tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
         listeners.serve(&mut tasks, &hub, serving, deliveries, me, &ends.rest);
@@ -301,6 +307,7 @@ pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
             hub.meters.connections(hub.seats.taken());
             hub.meters.queued_bytes(hub.common.queued());
             hub.replica.show_figures();
+            hub.meters.pending(hub.common.pending());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Keeping the gateway's session: opening it, renewing its lease, opening another one when it is lost, ending it.
 //!
-//! The deadline that counts is the gateway's own ([`super::lease`]). Past it the gateway is fenced: it takes no new clients, but
-//! shared connections stay open and keep receiving, until the lease has been lost for longer than a grace - and never while
-//! a directory node says that there is no quorum, because then nobody else can be granted anything either.
+//! The deadline that counts is the gateway's own ([`super::lease`]). Past it the gateway is fenced: it takes no new clients, and
+//! exclusive connections are neither written to nor read; shared ones stay open and keep receiving, until the lease has been
+//! lost for longer than a grace - and never while a directory node says that there is no quorum, because then nobody else can
+//! be granted anything either.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tokio_util::sync::CancellationToken;
 
 use super::asking::Ask;
-use super::lease::Lease;
+use super::lease::{Lease, Turn};
 use super::meters::Meters;
+use super::ours::Ours;
 use super::table::Table;
 use crate::chance;
 use crate::clock;
@@ -82,9 +84,13 @@ pub(super) struct Keeper<A> {
     pub(super) ask: A,
     pub(super) lease: Arc<Lease>,
     pub(super) table: Arc<Table>,
+    pub(super) ours: Arc<Ours>,
     pub(super) meters: Meters,
+    /// Whether its connections are served under the lease only.
+    pub(super) exclusive: bool,
     /// What is asked for, but for the attempt.
     pub(super) open: OpenSession,
+    /// How long a name that another process holds is asked for at the start.
     pub(super) taken_wait: Duration,
     pub(super) lost_grace: Duration,
     /// To the registrar: the session to register in.
@@ -107,7 +113,7 @@ impl<A: Ask> Keeper<A> {
     /// # Errors
     /// When this process must not go on under its name.
     pub(super) async fn run(mut self, ending: CancellationToken) -> Result<(), ExitReason> {
-        let look = look(Arc::clone(&self.lease), self.meters.clone());
+        let look = keep_looking(Arc::clone(&self.lease), self.meters.clone());
         let grace = close_after_grace(
             Arc::clone(&self.lease),
             Arc::clone(&self.table),
@@ -128,7 +134,7 @@ impl<A: Ask> Keeper<A> {
                 opened = self.open_session() => opened?,
             };
             self.session.send_replace(Some(opened));
-            match renew(&self.ask, &self.lease, &self.no_quorum, self.fenced.clone(), opened, &ending).await {
+            match self.renew(opened, &ending).await {
                 Left::Ending => {
                     self.end(opened).await;
                     return Ok(());
@@ -136,6 +142,7 @@ impl<A: Ask> Keeper<A> {
                 Left::Lost => {
                     tracing::warn!(epoch = opened, "the session is over; opening another one");
                     self.lease.lose();
+                    look(&self.lease, &self.meters);
                     self.session.send_replace(None);
                 }
             }
@@ -147,7 +154,7 @@ impl<A: Ask> Keeper<A> {
         let began = Instant::now();
         let had_session = self.open.attempt > 0;
         self.open.attempt += 1;
-        let mut is_repeated = false;
+        let (mut is_repeated, mut is_told) = (false, false);
         loop {
             let sent = clock::boottime();
             let body = RequestBody::OpenSession(self.open.clone());
@@ -155,6 +162,7 @@ impl<A: Ask> Keeper<A> {
             let pause = match answer {
                 Ok(Answer::Opened { epoch, lease_ms }) => {
                     self.lease.hold(epoch, sent + lease::serve(Duration::from_millis(lease_ms.into())));
+                    look(&self.lease, &self.meters);
                     tracing::info!(epoch, lease_ms, attempt = self.open.attempt, "the gateway has a session");
                     return Ok(epoch);
                 }
@@ -166,7 +174,10 @@ impl<A: Ask> Keeper<A> {
                     if began.elapsed() >= self.taken_wait {
                         return Err(ExitReason::Taken { id, epoch });
                     }
-                    tracing::debug!(epoch, "another process holds this gateway's name; asking again");
+                    if !std::mem::replace(&mut is_told, true) {
+                        let (wait, gateway) = (self.taken_wait, &self.open.gateway);
+                        tracing::warn!(%gateway, epoch, ?wait, "another process holds this gateway id; waiting for it to go");
+                    }
                     TAKEN_PAUSE
                 }
                 Ok(Answer::NotOpened { why }) if !is_repeated => return Err(ExitReason::Refused(why)),
@@ -191,9 +202,13 @@ impl<A: Ask> Keeper<A> {
     }
 
     async fn end(&self, epoch: Epoch) {
-        // All sockets are closed, or will be: the lease is lost first, and with it whatever is exclusive.
+        // Whatever is still open stops being served here. But only where every socket has stopped that is known by now; a
+        // claim that others may take at once must not rest on one that is about to.
         self.lease.lose();
-        let body = RequestBody::EndSession { epoch, reason: Reason::Drained, fenced: true };
+        // That is no news to anybody.
+        let _ = self.lease.turn();
+        let fenced = !self.exclusive || self.table.is_empty();
+        let body = RequestBody::EndSession { epoch, reason: Reason::Drained, fenced };
         let told = timeout(END_TIMEOUT, async {
             while let Err(failure) = self.ask.ask_once(body.clone()).await {
                 tracing::debug!(epoch, %failure, "the session is not ended yet");
@@ -203,52 +218,61 @@ impl<A: Ask> Keeper<A> {
         if told.await.is_err() {
             tracing::warn!(epoch, "the directory was not told that the session is over; its lease will run out");
         }
-        self.lease.lose();
         self.session.send_replace(None);
     }
-}
 
-/// Renews until the session is over. Several renewals may be under way, each with the moment at which it was sent, so that
-/// a slow answer counts for what it is worth and delays no other.
-async fn renew<A: Ask>(
-    ask: &A,
-    lease: &Lease,
-    no_quorum: &Mutex<Option<Instant>>,
-    mut fenced: watch::Receiver<Epoch>,
-    epoch: Epoch,
-    ending: &CancellationToken,
-) -> Left {
-    let mut under_way: FuturesUnordered<BoxFuture<'_, (Duration, Result<Answer, Failure>)>> = FuturesUnordered::new();
-    // The grant told the length of the lease; what is left of it tells a fifth.
-    let mut every = (lease.left() / 4).max(RENEW_PAUSE);
-    let mut next = Instant::now() + chance::jittered(every, lease::JITTER);
-    loop {
-        tokio::select! {
-            () = ending.cancelled() => return Left::Ending,
-            Ok(over) = fenced.wait_for(|fenced| *fenced == epoch) => {
-                drop(over);
-                return Left::Lost;
-            }
-            () = sleep_until(next), if under_way.len() < RENEWALS_UNDER_WAY => {
-                under_way.push(Box::pin(async move {
-                    let sent = clock::boottime();
-                    (sent, ask.ask_once(RequestBody::Renew { epoch, handled: 0 }).await)
-                }));
-                next = Instant::now() + chance::jittered(every, lease::JITTER);
-            }
-            Some((sent, answer)) = under_way.next() => match answer {
-                Ok(Answer::Renewed { lease_ms, .. }) => {
-                    lease.extend(sent + lease::serve(Duration::from_millis(lease_ms.into())));
-                    every = lease::renew_every(Duration::from_millis(lease_ms.into())).max(RENEW_PAUSE);
+    /// Renews until the session is over. Several renewals may be under way, each with the moment at which it was sent, so
+    /// that a slow answer counts for what it is worth and delays no other.
+    async fn renew(&self, epoch: Epoch, ending: &CancellationToken) -> Left {
+        let Self { ask, lease, ours, .. } = self;
+        let mut fenced = self.fenced.clone();
+        let mut under_way: FuturesUnordered<BoxFuture<'_, (Duration, Result<Answer, Failure>)>> =
+            FuturesUnordered::new();
+        // The grant told the length of the lease; what is left of it tells a fifth.
+        let mut every = (lease.left() / 4).max(RENEW_PAUSE);
+        let mut next = Instant::now() + chance::jittered(every, lease::JITTER);
+        loop {
+            tokio::select! {
+                () = ending.cancelled() => return Left::Ending,
+                Ok(over) = fenced.wait_for(|fenced| *fenced == epoch) => {
+                    drop(over);
+                    return Left::Lost;
                 }
-                Ok(Answer::Gone) => return Left::Lost,
-                Ok(other) => tracing::error!(?other, "an answer to another question"),
-                Err(failure) => {
-                    note(no_quorum, &failure);
-                    next = next.min(Instant::now() + chance::jittered(RENEW_PAUSE, 0.5));
+                () = sleep_until(next), if under_way.len() < RENEWALS_UNDER_WAY => {
+                    let handled = ours.handled();
+                    under_way.push(Box::pin(async move {
+                        let sent = clock::boottime();
+                        (sent, ask.ask_once(RequestBody::Renew { epoch, handled }).await)
+                    }));
+                    next = Instant::now() + chance::jittered(every, lease::JITTER);
+                }
+                Some((sent, answer)) = under_way.next() => match answer {
+                    Ok(Answer::Renewed { lease_ms, release, revision }) => {
+                        let length = Duration::from_millis(lease_ms.into());
+                        // What is no longer this gateway's stops before the rest may go on.
+                        ours.asked(epoch, revision, &release);
+                        self.extend(sent + lease::serve(length));
+                        every = lease::renew_every(length).max(RENEW_PAUSE);
+                    }
+                    Ok(Answer::Gone) => return Left::Lost,
+                    Ok(other) => tracing::error!(?other, "an answer to another question"),
+                    Err(failure) => {
+                        tracing::debug!(epoch, %failure, "a renewal failed; repeating it soon");
+                        note(&self.no_quorum, &failure);
+                        next = next.min(Instant::now() + chance::jittered(RENEW_PAUSE, 0.5));
+                    }
                 }
             }
         }
+    }
+
+    /// The lease is held until then. If it was over meanwhile, sockets that have stopped go on.
+    fn extend(&self, deadline: Duration) {
+        look(&self.lease, &self.meters);
+        if self.lease.extend(deadline) {
+            self.table.wake_all();
+        }
+        look(&self.lease, &self.meters);
     }
 }
 
@@ -258,23 +282,26 @@ fn note(no_quorum: &Mutex<Option<Instant>>, failure: &Failure) {
     }
 }
 
+/// Says it when the own deadline has passed, and when the lease is held again.
+fn look(lease: &Lease, meters: &Meters) {
+    meters.lease_remaining(lease.left());
+    match lease.turn() {
+        Some(Turn::Fenced) => {
+            meters.self_fenced();
+            tracing::warn!(epoch = ?lease.epoch(), "the lease is over; exclusive connections are not served until it is held again");
+        }
+        Some(Turn::Held) => tracing::info!(epoch = ?lease.epoch(), "the gateway's lease is held"),
+        None => {}
+    }
+}
+
 /// Notices when the own deadline passes.
-async fn look(lease: Arc<Lease>, meters: Meters) -> std::convert::Infallible {
+async fn keep_looking(lease: Arc<Lease>, meters: Meters) -> std::convert::Infallible {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut held = false;
     loop {
         ticks.tick().await;
-        let left = lease.left();
-        meters.lease_remaining(left);
-        let holds = !left.is_zero();
-        if held && !holds {
-            meters.self_fenced();
-            tracing::warn!(epoch = ?lease.epoch(), "the lease could not be renewed in time; the gateway is fenced");
-        } else if holds && !held {
-            tracing::info!(epoch = ?lease.epoch(), "the gateway's lease is held");
-        }
-        held = holds;
+        look(&lease, &meters);
     }
 }
 

@@ -30,17 +30,15 @@ pub struct Settings {
     pub advertise_peer: Option<String>,
     /// How much of the directory is kept in memory, `--replica`.
     pub replica: ReplicaMode,
-    /// `--policy`; only `multi` is offered yet.
-    pub policy: String,
-    /// Connections of one user in the whole cluster, `--max`.
-    pub max: u32,
+    /// Which connections of a user may live beside those of this gateway: `--policy`, `--per`, `--handover` and `--max`.
+    pub policy: Policy,
     /// Length of the lease, `--lease`. 3 s: three elections fit into it, and a silent gateway is gone soon.
     pub lease: Duration,
     /// How long sockets stay open after the lease was lost. A minute bridges the restart of a directory node.
     pub lease_lost_grace: Duration,
-    /// How long a name that another process holds is asked for at the start: a crashed predecessor's lease runs out
-    /// meanwhile, and the leader finds out whether it still answers.
-    pub taken_wait: Duration,
+    /// A name that another process holds is asked for at the start for a lease, in which that of a crashed predecessor runs
+    /// out, and this longer: a change of leader, and leases that differ a little.
+    pub taken_slack: Duration,
     /// Limits of client sockets.
     pub clients: ClientLimits,
     /// Limits of registrations.
@@ -106,6 +104,13 @@ pub struct ClientLimits {
     pub write_stall: Duration,
     /// How long a welcome waits for the own replica to show the connection; usually a millisecond or two.
     pub welcome_wait: Duration,
+    /// How long a client waits for its upgrade while the gateway has no lease: most elections are over by then.
+    pub lease_wait: Duration,
+    /// Clients that wait so at once; more are refused without waiting.
+    pub lease_waiters_max: usize,
+    /// How long the goodbye to a client that is released or drained waits for its unregistration to be committed, so that
+    /// nobody finds it here any more when it comes back.
+    pub commit_wait: Duration,
     /// How long the other side may take for its half of the close.
     pub close_wait: Duration,
     /// Clients that are sent away come back within this time, each at a moment of its own.
@@ -119,6 +124,11 @@ pub struct RegistrarLimits {
     pub queue_max: usize,
     /// Longest wait for a registration to be committed. Two elections fit into it.
     pub register_wait: Duration,
+    /// Clients that wait for the place of another at once. Beyond it newcomers are told to come back later.
+    pub pending_max: usize,
+    /// A client waits for the place of another for a lease, which is what a gateway that does not answer costs, and this
+    /// longer: an election, after which that lease begins anew.
+    pub pending_slack: Duration,
     /// Batches under way. Enough to hide a round trip; the directory holds the outcomes of four times as many.
     pub batches_in_flight: usize,
     /// While batches are under way, the next one leaves at this size.
@@ -159,11 +169,10 @@ impl Default for Settings {
             advertise_api: None,
             advertise_peer: None,
             replica: ReplicaMode::default(),
-            policy: String::from("multi"),
-            max: 16,
+            policy: Policy::multi(16),
             lease: Duration::from_secs(3),
             lease_lost_grace: Duration::from_secs(60),
-            taken_wait: Duration::from_secs(30),
+            taken_slack: Duration::from_secs(9),
             clients: ClientLimits::default(),
             registrar: RegistrarLimits::default(),
             peers: PeerLimits::default(),
@@ -190,6 +199,9 @@ impl Default for ClientLimits {
             read_buffer_bytes: 1024,
             write_stall: Duration::from_secs(30),
             welcome_wait: Duration::from_millis(250),
+            lease_wait: Duration::from_secs(2),
+            lease_waiters_max: 4096,
+            commit_wait: Duration::from_secs(1),
             close_wait: Duration::from_secs(2),
             reconnect_jitter: Duration::from_secs(5),
         }
@@ -201,6 +213,8 @@ impl Default for RegistrarLimits {
         Self {
             queue_max: 65_536,
             register_wait: Duration::from_secs(10),
+            pending_max: 65_536,
+            pending_slack: Duration::from_secs(4),
             batches_in_flight: 8,
             batch_ops: 256,
             batch_wait: Duration::from_millis(5),
@@ -228,9 +242,6 @@ pub enum StartError {
     /// A setting that makes no sense.
     #[error("{0}")]
     Setting(String),
-    /// A policy that is planned.
-    #[error("policy {0:?} is not offered yet (as HTTP's 501); only multi is")]
-    PolicyNotOffered(String),
     /// A listener can't be bound.
     #[error(transparent)]
     Listen(#[from] io::Error),
@@ -243,18 +254,13 @@ impl Settings {
     /// The first one that makes no sense, in words for the operator.
     pub fn check(&self) -> Result<(), StartError> {
         let refuse = |why: String| Err(StartError::Setting(why));
-        match self.policy.as_str() {
-            "multi" => {}
-            "newest_wins" | "oldest_wins" => return Err(StartError::PolicyNotOffered(self.policy.clone())),
-            other => return refuse(format!("there is no policy {other:?}; it is multi, newest_wins or oldest_wins")),
-        }
         if !is_name(&self.id) {
             return refuse(format!("{:?} is no gateway id: 1 to 128 bytes without control characters", self.id));
         }
         if self.directory.iter().all(String::is_empty) {
             return refuse(String::from("at least one directory node is needed"));
         }
-        if self.max == 0 {
+        if let Policy::Multi { max: 0, .. } = self.policy {
             return refuse(String::from("a user needs at least one connection: max is 0"));
         }
         if !(Duration::from_secs(3)..=Duration::from_secs(60)).contains(&self.lease) {
@@ -263,8 +269,14 @@ impl Settings {
         Ok(())
     }
 
-    pub(super) fn policy(&self) -> Policy {
-        Policy::multi(self.max)
+    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.policy.claim().is_some()
+    }
+
+    /// Longest wait of a newcomer for its place.
+    pub(super) fn pending_wait(&self) -> Duration {
+        self.lease + self.registrar.pending_slack
     }
 
     pub(super) fn lease_ms(&self) -> u32 {

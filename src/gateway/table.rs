@@ -51,6 +51,18 @@ impl Table {
         self.draining.load(Ordering::SeqCst)
     }
 
+    /// Whether no connection is open. One that is not in the table any more has stopped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.handles.pin().is_empty()
+    }
+
+    /// Lets every socket look again whether it may be served.
+    pub(super) fn wake_all(&self) {
+        for handle in self.handles.pin().values() {
+            handle.wake();
+        }
+    }
+
     /// Closes every connection that is there.
     pub(super) fn close_all(&self, farewell: impl Fn() -> Farewell) {
         for handle in self.handles.pin().values() {

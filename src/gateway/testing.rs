@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::asking::Ask;
+use super::ours::Ours;
 use crate::directory::{
-    Batch, BatchRefused, Command, Directory, Entry, Epoch, GatewayAddresses, OpenSession, Outcome, Reason,
+    Batch, BatchRefused, Command, Directory, Entry, Epoch, GatewayAddresses, Op, OpOutcome, OpenSession, Outcome,
+    Policy, Reason, Register, Serial,
 };
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
@@ -21,12 +23,14 @@ struct State {
     /// Copies that arrive later than their senders waited.
     late: Vec<Batch>,
     batches: usize,
+    /// Who watches, as far as own connections go.
+    watcher: Option<Arc<Ours>>,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
-        let state = State { directory: Directory::new(), rng, trouble: 0, late: Vec::new(), batches: 0 };
+        let state = State { directory: Directory::new(), rng, trouble: 0, late: Vec::new(), batches: 0, watcher: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -43,16 +47,57 @@ impl World {
         read(&self.state().directory)
     }
 
+    /// Everything that happens from now on is told, at once.
+    pub(super) fn watched_by(&self, ours: Option<Arc<Ours>>) {
+        self.state().watcher = ours;
+    }
+
     pub(super) fn open_session(&self, attempt: u64) -> Epoch {
+        self.open_session_of("gw-1", attempt)
+    }
+
+    pub(super) fn open_session_of(&self, gateway: &str, attempt: u64) -> Epoch {
         let command = Command::OpenSession(OpenSession {
-            gateway: "gw-1".into(),
-            nonce: "n-1".into(),
+            gateway: gateway.into(),
+            nonce: format!("nonce of {gateway}").into(),
             attempt,
             lease_ms: 3000,
             addresses: GatewayAddresses::default(),
         });
         match self.state().apply(command) {
             Outcome::Opened(Ok(epoch)) => epoch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What somebody else asks of the directory.
+    pub(super) fn apply(&self, command: Command) -> Outcome {
+        self.state().apply(command)
+    }
+
+    /// A client of another gateway arrives.
+    pub(super) fn register_elsewhere(&self, epoch: Epoch, serial: Serial, user: &str, policy: Policy) -> OpOutcome {
+        let register = Register {
+            serial,
+            user: user.into(),
+            device: "web".into(),
+            policy,
+            since: None,
+            connected_at_ms: 0,
+            remote: None,
+            meta: None,
+        };
+        self.elsewhere(epoch, Op::Register(register))
+    }
+
+    /// A client of another gateway has left.
+    pub(super) fn unregister_elsewhere(&self, epoch: Epoch, serial: Serial) -> OpOutcome {
+        self.elsewhere(epoch, Op::Unregister { serial, reason: Reason::Superseded })
+    }
+
+    fn elsewhere(&self, epoch: Epoch, op: Op) -> OpOutcome {
+        match self.apply(Command::Batch(Batch { epoch, seq: None, ops: vec![op] })) {
+            Outcome::Batch(Ok(done)) => done.ops[0].clone(),
             other => panic!("{other:?}"),
         }
     }
@@ -70,9 +115,12 @@ impl State {
     fn apply(&mut self, command: Command) -> Outcome {
         let revision = self.directory.revision() + 1;
         let entry = Entry { at_ms: 0, commands: vec![command] };
-        let outcome = self.directory.apply(revision, &entry).outcomes.remove(0);
+        let mut applied = self.directory.apply(revision, &entry);
         self.directory.check_invariants().unwrap();
-        outcome
+        if let Some(watcher) = &self.watcher {
+            watcher.watched(&applied.events);
+        }
+        applied.outcomes.remove(0)
     }
 
     fn batch(&mut self, batch: Batch) -> Answer {

@@ -282,13 +282,14 @@ fn conclude(order: &Order, at: &At<Vec<Found>>, tried: Vec<Tried>) -> Result<Pus
 }
 
 /// The answer when a second resolution was needed and could not be had: what is known, but never that somebody is offline.
+/// That it is fenced, a gateway has said itself: nothing was written there.
 fn conclude_unconfirmed(
     order: &Order,
     at: &At<Vec<Found>>,
     tried: Vec<Tried>,
     stale: Stale,
 ) -> Result<Pushed, PushRefused> {
-    if tried.iter().all(|(_, status)| wants_retry(*status)) {
+    if tried.iter().all(|(_, status)| wants_retry(*status) && *status != Some(TargetStatus::Fenced)) {
         return Err(PushRefused::Unavailable(stale));
     }
     conclude(order, at, tried)

@@ -130,6 +130,7 @@ struct Sockets {
     epoch: Mutex<Option<Epoch>>,
     open: Mutex<BTreeSet<u64>>,
     sent: Mutex<Vec<(u64, Arc<str>)>>,
+    fenced: Mutex<bool>,
 }
 
 impl Local for Sockets {
@@ -141,6 +142,9 @@ impl Local for Sockets {
         let status = |target: &ConnectionId| {
             if !self.open.lock().unwrap().contains(&target.serial) {
                 return TargetStatus::Gone;
+            }
+            if *self.fenced.lock().unwrap() {
+                return TargetStatus::Fenced;
             }
             self.sent.lock().unwrap().push((target.serial, Arc::clone(&delivery.message.id)));
             TargetStatus::Written
@@ -256,6 +260,20 @@ async fn without_a_quorum_what_was_reached_is_told_with_what_was_not() {
     *bench.view.no_quorum.lock().unwrap() = true;
     let pushed = bench.router.push(to_user("a", "m")).await.unwrap();
     assert_eq!(statuses(&pushed), [(1, TargetStatus::Gone), (2, TargetStatus::Written)]);
+}
+
+#[tokio::test]
+async fn a_fenced_gateway_is_told_as_such_also_without_a_quorum() {
+    let bench = Bench::new();
+    bench.client(1, "a", "web");
+    bench.view.catch_up();
+    *bench.sockets.fenced.lock().unwrap() = true;
+    for no_quorum in [false, true] {
+        *bench.view.no_quorum.lock().unwrap() = no_quorum;
+        let pushed = bench.router.push(to_user("a", "m")).await.unwrap();
+        assert_eq!(statuses(&pushed), [(1, TargetStatus::Fenced)]);
+    }
+    assert_eq!((bench.linearized(), bench.sent()), (2, Vec::new()));
 }
 
 #[tokio::test]

@@ -76,8 +76,11 @@ pub enum ServerFrame {
     Goodbye {
         /// Code of the close frame that follows.
         code: u16,
-        /// Its word.
+        /// Its word, or the reason that somebody gave.
         reason: String,
+        /// A sentence for people, where the reason does not say enough.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
         /// Whether to come back.
         reconnect: bool,
         /// When to come back, milliseconds from now.

@@ -1,5 +1,16 @@
 //! Close codes of client WebSockets. The hundreds tell a client how to come back: 40xx not at all, 41xx with backoff,
-//! 42xx at once.
+//! 42xx at once. Services may ask for any of 4000 to 4999.
+
+use std::ops::RangeInclusive;
+
+/// Codes that may be asked for when somebody's connection is to be closed.
+pub const ASKED_CODES: RangeInclusive<u16> = 4000..=4999;
+
+/// Whether a client should come back after this code.
+#[must_use]
+pub fn reconnect(code: u16) -> bool {
+    code >= 4100
+}
 
 /// A reason for which the server closes a client's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,10 +79,5 @@ impl CloseCode {
             Self::TokenExpired => "token_expired",
             Self::Restart => "restart",
         }
-    }
-
-    /// Whether a client should come back after it.
-    pub fn reconnect(self) -> bool {
-        self.code() >= 4100
     }
 }

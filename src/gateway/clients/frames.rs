@@ -4,10 +4,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::farewell::Farewell;
 use super::hub::Hub;
-use super::outbox::{Announce, Farewell};
+use super::outbox::Announce;
 use crate::directory::ConnectionId;
 use crate::wire::client::{ClientFrame, RawValueEq, ServerFrame};
+use crate::wire::close;
 
 /// The text of a frame.
 pub(super) fn text(frame: &ServerFrame) -> String {
@@ -43,12 +45,12 @@ pub(super) fn announce(hub: &Hub, user: &str, serial: u64, announce: Announce) -
 
 /// Comes before a close frame of the server.
 pub(super) fn goodbye(farewell: &Farewell) -> ServerFrame {
-    let Farewell { code, after } = farewell;
     ServerFrame::Goodbye {
-        code: code.code(),
-        reason: code.reason().to_owned(),
-        reconnect: code.reconnect(),
-        after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        code: farewell.number(),
+        reason: farewell.reason().to_owned(),
+        message: farewell.message().map(str::to_owned),
+        reconnect: close::reconnect(farewell.number()),
+        after_ms: u64::try_from(farewell.after.as_millis()).unwrap_or(u64::MAX),
         redirect: None,
     }
 }

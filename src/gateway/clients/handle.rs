@@ -1,18 +1,24 @@
 //! One client as the rest of the gateway sees it: who it is, its outbox, and its life signs.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::outbox::{Bound, Burst, Entered, Farewell, Outbox, Push, Room};
-use crate::directory::{Epoch, Policy, Reason, Register, Revision, Serial};
+use super::farewell::Farewell;
+use super::outbox::{self, Bound, Burst, Entered, Outbox, Push, Room};
+use crate::directory::{Epoch, Policy, Reason, Register, Release, Revision, Serial};
 use crate::gateway::answers::Ticket;
+use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
-use crate::gateway::settings::{ClientLimits, RegistrarLimits};
+use crate::gateway::settings::Settings;
 use crate::wire::client::PushTail;
 use crate::wire::close::CloseCode;
 use crate::wire::peer::{Ack, TargetStatus};
+
+/// Who is not registered yet, or not served, is looked at again after so many milliseconds.
+const LOOK_AGAIN_MS: u64 = 1000;
 
 /// Who a client is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,27 +33,49 @@ pub(in crate::gateway) struct Who {
 /// What all clients of a gateway share.
 #[derive(Debug)]
 pub(in crate::gateway) struct Common {
+    started: Instant,
     room: Room,
     burst_bytes: usize,
     heartbeat_ms: u64,
     silence_ms: u64,
     register_wait_ms: u64,
+    pending_wait_ms: u64,
+    pending_max: usize,
+    /// Of exclusive connections: they are served only while it is held.
+    lease: Option<Arc<Lease>>,
     queued: AtomicI64,
+    pending: AtomicUsize,
     pub(in crate::gateway) meters: Meters,
 }
 
 impl Common {
-    pub(in crate::gateway) fn new(clients: &ClientLimits, registrar: &RegistrarLimits, meters: Meters) -> Self {
+    pub(in crate::gateway) fn new(settings: &Settings, lease: &Arc<Lease>, meters: Meters) -> Self {
         let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let clients = &settings.clients;
         Self {
+            started: Instant::now(),
             room: Room { messages: clients.outbox_messages_max, bytes: clients.outbox_bytes_max },
             burst_bytes: clients.burst_bytes,
             heartbeat_ms: millis(clients.heartbeat),
             silence_ms: millis(clients.heartbeat + clients.pong_timeout),
-            register_wait_ms: millis(registrar.register_wait),
+            register_wait_ms: millis(settings.registrar.register_wait),
+            pending_wait_ms: millis(settings.pending_wait()),
+            pending_max: settings.registrar.pending_max,
+            lease: settings.is_exclusive().then(|| Arc::clone(lease)),
             queued: AtomicI64::new(0),
+            pending: AtomicUsize::new(0),
             meters,
         }
+    }
+
+    /// Milliseconds since the gateway started.
+    pub(in crate::gateway) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Clients that wait for the place of another.
+    pub(in crate::gateway) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
     }
 
     /// Bytes that wait in all outboxes.
@@ -104,14 +132,35 @@ impl Handle {
         self.outbox().is_ending()
     }
 
-    /// The registration of it.
+    /// Whether its socket is closed, or will not be written to or read any more but for the goodbye.
+    pub(in crate::gateway) fn is_finished(&self) -> bool {
+        self.outbox().is_finished()
+    }
+
+    /// Whether it may be written to and what its client sends be passed on, now. Not while it is to stop at once, and an
+    /// exclusive one only while the session that it was granted in is held.
+    pub(super) fn may_serve(&self) -> bool {
+        self.serves(&self.outbox())
+    }
+
+    fn serves(&self, outbox: &Outbox) -> bool {
+        !outbox.farewell().is_some_and(Farewell::stops_at_once)
+            && outbox.bound().is_none_or(|bound| self.holds(bound.epoch))
+    }
+
+    /// Whether a connection of this session is served, as far as the lease is concerned.
+    fn holds(&self, epoch: Epoch) -> bool {
+        self.common.lease.as_ref().is_none_or(|lease| lease.serves(epoch))
+    }
+
+    /// The registration of it. What was granted in a former session is not asked for anew.
     pub(in crate::gateway) fn register(&self, policy: Policy) -> Register {
         Register {
             serial: self.serial(),
             user: Arc::clone(&self.who.user),
             device: Arc::clone(&self.who.device),
             policy,
-            since: None,
+            since: self.bound().map(|bound| bound.granted),
             connected_at_ms: self.who.connected_at_ms,
             remote: self.who.remote.clone(),
             meta: self.who.meta.clone(),
@@ -129,10 +178,27 @@ impl Handle {
         self.outbox().expect(epoch);
     }
 
-    /// The registration is committed; the client will be told.
+    /// The registration waits for the place of another. When too many do so already, the client has to come back later.
+    pub(in crate::gateway) fn pend(&self, epoch: Epoch) {
+        self.change(|outbox| outbox.pend(epoch, self.common.now_ms()));
+        if self.common.pending() > self.common.pending_max {
+            self.close(CloseCode::Overloaded);
+        }
+    }
+
+    /// The registration is committed; the client will be told, once.
     pub(in crate::gateway) fn grant(&self, bound: Bound, revision: Revision) {
-        self.outbox().grant(bound, revision);
+        self.change(|outbox| outbox.grant(bound, revision));
         self.wake.notify_one();
+    }
+
+    /// The directory asks for a connection to be released; `false` if it is not this one.
+    pub(in crate::gateway) fn release(&self, epoch: Epoch, release: &Release) -> bool {
+        let is_meant = self.outbox().is_of(epoch);
+        if is_meant {
+            self.close(Farewell::released(release));
+        }
+        is_meant
     }
 
     /// The connection is to be closed; the first reason counts.
@@ -150,6 +216,10 @@ impl Handle {
         ticket: Option<(Ticket, Ack)>,
     ) -> TargetStatus {
         let entered = self.change(|outbox| {
+            if outbox.is_of(epoch) && !outbox.is_ending() && !self.holds(epoch) {
+                outbox::settle(ticket, TargetStatus::Fenced);
+                return Entered::Fenced;
+            }
             let entered = outbox.push(epoch, tail, ticket, self.common.room);
             if entered == Entered::Full {
                 outbox.close(CloseCode::SlowConsumer.into());
@@ -160,6 +230,7 @@ impl Handle {
         match entered {
             Entered::Queued => TargetStatus::Written,
             Entered::Gone => TargetStatus::Gone,
+            Entered::Fenced => TargetStatus::Fenced,
             Entered::Full => {
                 self.common.meters.slow_consumer();
                 TargetStatus::Slow
@@ -168,12 +239,12 @@ impl Handle {
     }
 
     /// Why it is to be closed, if it is.
-    pub(super) fn ending(&self) -> Option<CloseCode> {
-        self.outbox().farewell().map(|farewell| farewell.code)
+    pub(super) fn ending(&self) -> Option<Farewell> {
+        self.outbox().farewell().cloned()
     }
 
-    /// There may be something to write.
-    pub(super) fn wake(&self) {
+    /// There may be something to write, or to read again.
+    pub(in crate::gateway) fn wake(&self) {
         self.wake.notify_one();
     }
 
@@ -182,9 +253,14 @@ impl Handle {
         self.wake.notified().await;
     }
 
-    /// What is to be written now.
+    /// What is to be written now. While it may not be served, that is nothing but a farewell.
     pub(super) fn take(&self) -> Burst {
-        let burst = self.outbox().take(self.common.burst_bytes);
+        let mut outbox = self.outbox();
+        if !outbox.is_ending() && !self.serves(&outbox) {
+            return Burst::default();
+        }
+        let burst = outbox.take(self.common.burst_bytes);
+        drop(outbox);
         if !burst.pushes.is_empty() {
             // There may be more than one burst holds.
             self.wake.notify_one();
@@ -218,17 +294,21 @@ impl Handle {
         if outbox.is_ending() {
             return None;
         }
-        let silent_ms = self.heard_ms.load(Ordering::Relaxed) + self.common.silence_ms;
-        if now_ms >= silent_ms {
-            drop(outbox);
-            self.close(CloseCode::NoPong);
-            return None;
+        if !self.serves(&outbox) {
+            // Nobody listens to it, so its silence does not count.
+            self.heard(now_ms);
+            return Some(now_ms + LOOK_AGAIN_MS);
         }
-        let is_registered = outbox.bound().is_some();
-        let register_ms = if is_registered { u64::MAX } else { self.opened_ms + self.common.register_wait_ms };
-        if now_ms >= register_ms {
+        let silent_ms = self.heard_ms.load(Ordering::Relaxed) + self.common.silence_ms;
+        let register_ms = match (outbox.bound(), outbox.pending_ms()) {
+            (Some(_), _) => u64::MAX,
+            (None, Some(since_ms)) => since_ms + self.common.pending_wait_ms,
+            (None, None) => self.opened_ms + self.common.register_wait_ms,
+        };
+        let over = [(silent_ms, CloseCode::NoPong), (register_ms, CloseCode::Overloaded)];
+        if let Some((_, code)) = over.into_iter().find(|(due_ms, _)| now_ms >= *due_ms) {
             drop(outbox);
-            self.close(CloseCode::Overloaded);
+            self.close(code);
             return None;
         }
         let mut ping_ms = self.ping_ms.load(Ordering::Relaxed);
@@ -238,13 +318,23 @@ impl Handle {
             ping_ms = now_ms + self.common.heartbeat_ms;
             self.ping_ms.store(ping_ms, Ordering::Relaxed);
         }
-        Some(ping_ms.min(silent_ms).min(register_ms))
+        let look_again_ms = if outbox.bound().is_some() { u64::MAX } else { now_ms + LOOK_AGAIN_MS };
+        Some(ping_ms.min(silent_ms).min(register_ms).min(look_again_ms))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Outbox) -> T) -> T {
         let mut outbox = self.outbox();
-        let before = outbox.bytes();
+        let (before, was_pending) = (outbox.bytes(), outbox.pending_ms().is_some());
         let result = change(&mut outbox);
+        match (was_pending, outbox.pending_ms().is_some()) {
+            (false, true) => {
+                self.common.pending.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.common.pending.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
         let difference = outbox.bytes() as i64 - before as i64;
         if difference != 0 {
             self.common.queued.fetch_add(difference, Ordering::Relaxed);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use super::farewell::Farewell;
 use super::frames::{self, Connect, Said};
 use super::handle::Who;
 use super::hub::Hub;
-use super::outbox::Farewell;
 use super::rate::Rate;
 use super::socket::End;
 use super::wire::{Frames, Received, Wire};

@@ -3,17 +3,17 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::farewell::Farewell;
 use super::handle::{Common, Handle};
 use super::seats::Seats;
 use super::wheel::Wheel;
 use crate::chance;
 use crate::directory::Reason;
-use crate::gateway::clients::outbox::Farewell;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
 use crate::gateway::registrar::Command;
@@ -36,7 +36,7 @@ pub(in crate::gateway) struct Hub {
     pub(in crate::gateway) commands: mpsc::Sender<Command>,
     /// Everybody is being sent away; also those whom the table does not know yet.
     pub(in crate::gateway) leaving: CancellationToken,
-    started: Instant,
+    lease_waiters: Semaphore,
     sockets: Mutex<JoinSet<()>>,
 }
 
@@ -52,11 +52,11 @@ impl Hub {
         let clients = &settings.clients;
         let tick = (clients.heartbeat / 100).clamp(Duration::from_millis(10), Duration::from_millis(250));
         Self {
-            common: Arc::new(Common::new(clients, &settings.registrar, meters.clone())),
+            common: Arc::new(Common::new(&settings, &lease, meters.clone())),
             wheel: Wheel::new(u64::try_from(tick.as_millis()).unwrap_or(10)),
             seats: Seats::new(clients.connections_max, clients.per_address_max),
             leaving: CancellationToken::new(),
-            started: Instant::now(),
+            lease_waiters: Semaphore::new(clients.lease_waiters_max),
             sockets: Mutex::default(),
             settings,
             meters,
@@ -69,7 +69,7 @@ impl Hub {
 
     /// Milliseconds since the gateway started.
     pub(in crate::gateway) fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.common.now_ms()
     }
 
     /// Whether this gateway should get clients; otherwise why not.
@@ -87,6 +87,24 @@ impl Hub {
             return Err(String::from("the gateway has not loaded the directory yet"));
         }
         Ok(())
+    }
+
+    /// Waits for a while if the gateway has no lease: that passes when a leader is elected. Without a place among those who
+    /// wait there is no wait.
+    pub(super) async fn await_lease(&self) {
+        if self.lease.is_held() {
+            return;
+        }
+        let Ok(_place) = self.lease_waiters.try_acquire() else { return };
+        let held = self.leaving.run_until_cancelled(self.lease.held());
+        // Whether it was worth it, is looked at next.
+        let _ = timeout(self.settings.clients.lease_wait, held).await;
+    }
+
+    /// Clients that wait for their upgrade.
+    #[cfg(test)]
+    pub(super) fn lease_waiters(&self) -> usize {
+        self.settings.clients.lease_waiters_max - self.lease_waiters.available_permits()
     }
 
     /// Runs a socket; it belongs to this gateway from now on.
@@ -107,10 +125,13 @@ impl Hub {
         self.commands.try_send(Command::Register(Arc::clone(handle))).is_ok()
     }
 
-    /// The socket is closed.
-    pub(super) async fn unregister(&self, handle: Arc<Handle>, reason: Reason) {
+    /// The socket is closed, or is written to no more but for a goodbye. What comes back ends when the directory has
+    /// forgotten the connection.
+    pub(super) async fn unregister(&self, handle: Arc<Handle>, reason: Reason) -> oneshot::Receiver<()> {
+        let (done, forgotten) = oneshot::channel();
         // Without a registrar the session is over, and the connection with it.
-        let _ = self.commands.send(Command::Unregister(handle, reason)).await;
+        let _ = self.commands.send(Command::Unregister(handle, reason, done)).await;
+        forgotten
     }
 
     /// Sends everybody away, each to come back at a moment of its own; nobody is let in any more.
@@ -123,7 +144,7 @@ impl Hub {
     /// A farewell with a moment to come back at.
     pub(super) fn farewell(&self, code: CloseCode) -> Farewell {
         let jitter = u64::try_from(self.settings.clients.reconnect_jitter.as_millis()).unwrap_or(u64::MAX);
-        Farewell { code, after: Duration::from_millis(chance::below(jitter)) }
+        Farewell::from(code).after(Duration::from_millis(chance::below(jitter)))
     }
 
     /// Ends every socket that is still open, at once.

@@ -3,6 +3,7 @@
 //! One task per socket reads and writes; nothing else touches the socket. Whatever the rest of the gateway wants of a client
 //! goes through its [`Handle`]: bounded, never waiting. One wheel looks after the timers of all sockets.
 
+mod farewell;
 mod frames;
 mod handle;
 mod hello;
@@ -17,9 +18,10 @@ mod upgrade;
 mod wheel;
 mod wire;
 
+pub(super) use farewell::Farewell;
 pub(super) use handle::Handle;
 #[cfg(test)]
 pub(super) use handle::{Common, Who};
 pub(super) use hub::Hub;
-pub(super) use outbox::{Bound, Farewell};
+pub(super) use outbox::Bound;
 pub(super) use upgrade::router;

@@ -5,12 +5,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::farewell::Farewell;
 use crate::directory::{Epoch, Revision};
 use crate::gateway::answers::Ticket;
 use crate::wire::client::PushTail;
-use crate::wire::close::CloseCode;
 use crate::wire::peer::{Ack, TargetStatus};
 
 /// Counted for every message beside its payload: frame header, sequence number, grant and bookkeeping.
@@ -37,20 +36,6 @@ pub(super) struct Announce {
     pub(super) first: bool,
 }
 
-/// Why and how a connection ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::gateway) struct Farewell {
-    pub(in crate::gateway) code: CloseCode,
-    /// When the client should come back.
-    pub(in crate::gateway) after: Duration,
-}
-
-impl From<CloseCode> for Farewell {
-    fn from(code: CloseCode) -> Self {
-        Self { code, after: Duration::ZERO }
-    }
-}
-
 /// One message for one client.
 #[derive(Debug)]
 pub(super) struct Push {
@@ -63,9 +48,7 @@ pub(super) struct Push {
 impl Push {
     /// Writing it failed on the way: it may have arrived.
     pub(super) fn in_doubt(self) {
-        if let Some((ticket, _)) = self.ticket {
-            ticket.settle(TargetStatus::Timeout);
-        }
+        settle(self.ticket, TargetStatus::Timeout);
     }
 }
 
@@ -82,6 +65,8 @@ pub(super) enum Entered {
     Queued,
     /// This connection is not the one that was meant, or it is ending.
     Gone,
+    /// The lease that the connection was granted under is not held.
+    Fenced,
     /// There is no room; the connection has to be closed.
     Full,
 }
@@ -101,6 +86,8 @@ pub(super) struct Outbox {
     bound: Option<Bound>,
     /// The session that it is being registered in.
     expected: Option<Epoch>,
+    /// Since when it waits for the place of another, milliseconds since the gateway started.
+    pending_ms: Option<u64>,
     announce: Option<Announce>,
     ping: bool,
     pushes: VecDeque<Push>,
@@ -123,8 +110,23 @@ impl Outbox {
     }
 
     /// Why it is to be closed, if it is.
-    pub(super) fn farewell(&self) -> Option<Farewell> {
-        self.farewell
+    pub(super) fn farewell(&self) -> Option<&Farewell> {
+        self.farewell.as_ref()
+    }
+
+    /// Since when it waits for the place of another, if it does.
+    pub(super) fn pending_ms(&self) -> Option<u64> {
+        self.pending_ms
+    }
+
+    /// Whether the socket is closed.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether the directory knows it, or is about to, as a connection of this session.
+    pub(super) fn is_of(&self, epoch: Epoch) -> bool {
+        self.expected == Some(epoch) || self.bound.is_some_and(|bound| bound.epoch == epoch)
     }
 
     /// Whether it is to be closed, or is.
@@ -137,8 +139,19 @@ impl Outbox {
         self.expected = Some(epoch);
     }
 
-    /// The registration is committed.
+    /// It waits for the place of another. Told again, or after its grant, that changes nothing.
+    pub(super) fn pend(&mut self, epoch: Epoch, now_ms: u64) {
+        if self.expected == Some(epoch) && !self.is_ending() {
+            self.pending_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// The registration is committed, and the place its own. The second of those who tell this changes nothing.
     pub(super) fn grant(&mut self, bound: Bound, revision: Revision) {
+        if self.expected != Some(bound.epoch) {
+            return;
+        }
+        self.pending_ms = None;
         let first = self.bound.is_none() || self.announce.is_some_and(|untold| untold.first);
         self.bound = Some(bound);
         self.expected = None;
@@ -153,13 +166,13 @@ impl Outbox {
         ticket: Option<(Ticket, Ack)>,
         room: Room,
     ) -> Entered {
-        let is_meant = self.expected == Some(epoch) || self.bound.is_some_and(|bound| bound.epoch == epoch);
-        if self.is_ending() || !is_meant {
+        if self.is_ending() || !self.is_of(epoch) {
             return Entered::Gone;
         }
         let (messages, bytes) = (self.held.0 + 1, self.held.1 + tail.bytes() + MESSAGE_OVERHEAD);
         // A single message is taken whatever its size: the limit of its body was checked where it came in.
         if messages > 1 && (messages > room.messages || bytes > room.bytes) {
+            settle(ticket, TargetStatus::Slow);
             return Entered::Full;
         }
         self.held = (messages, bytes);
@@ -172,23 +185,24 @@ impl Outbox {
         self.ping = true;
     }
 
-    /// The connection is to be closed; the first reason counts. What waits is given up, so that its senders can find the
-    /// client elsewhere.
+    /// The connection is to be closed; the first reason counts, but for one that stops everything at once. What waits is
+    /// given up, so that its senders can find the client elsewhere.
     pub(super) fn close(&mut self, farewell: Farewell) {
-        if !self.is_ending() {
+        let outdoes = |former: &Farewell| farewell.stops_at_once() && !former.stops_at_once();
+        if !self.finished && self.farewell.as_ref().is_none_or(outdoes) {
             self.farewell = Some(farewell);
+            self.pending_ms = None;
             self.give_up();
         }
     }
 
     /// Takes what is to be written now, about `bytes_max` of it.
     pub(super) fn take(&mut self, bytes_max: usize) -> Burst {
-        let mut burst = Burst { farewell: self.farewell, ..Burst::default() };
-        if burst.farewell.is_some() {
-            return burst;
+        if self.farewell.is_some() {
+            return Burst { farewell: self.farewell.clone(), ..Burst::default() };
         }
-        burst.announce = self.announce.take();
-        burst.ping = std::mem::take(&mut self.ping);
+        let (announce, ping) = (self.announce.take(), std::mem::take(&mut self.ping));
+        let mut burst = Burst { announce, ping, ..Burst::default() };
         let Some(bound) = self.bound else { return burst };
         let mut bytes = 0;
         while bytes < bytes_max {
@@ -244,6 +258,7 @@ impl Outbox {
     /// The socket is closed.
     pub(super) fn finish(&mut self) {
         self.finished = true;
+        self.pending_ms = None;
         self.give_up();
         self.held = (0, 0);
         self.unacked = VecDeque::new();
@@ -257,10 +272,20 @@ impl Outbox {
     }
 }
 
+/// What was not queued is told, where somebody waits for it.
+pub(super) fn settle(ticket: Option<(Ticket, Ack)>, status: TargetStatus) {
+    if let Some((ticket, _)) = ticket {
+        ticket.settle(status);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::gateway::answers::Answers;
+    use crate::wire::close::CloseCode;
 
     const ROOM: Room = Room { messages: 3, bytes: 1000 };
 
@@ -334,6 +359,37 @@ mod tests {
         outbox.finish();
         let got = answers.wait(Duration::from_secs(1)).await;
         assert_eq!(got, [TargetStatus::Written, TargetStatus::Acked, TargetStatus::Timeout, TargetStatus::Gone]);
+    }
+
+    #[test]
+    fn a_grant_is_told_once_whoever_brings_it_and_only_for_what_was_asked() {
+        let mut outbox = Outbox::default();
+        outbox.expect(5);
+        outbox.pend(5, 100);
+        outbox.pend(5, 200);
+        assert_eq!(outbox.pending_ms(), Some(100));
+        outbox.grant(Bound { epoch: 4, granted: 8 }, 8);
+        assert_eq!((outbox.bound(), outbox.pending_ms()), (None, Some(100)), "of another session");
+        let bound = Bound { epoch: 5, granted: 9 };
+        outbox.grant(bound, 9);
+        assert!(outbox.take(1).announce.is_some_and(|announce| announce.first));
+        outbox.grant(bound, 9);
+        outbox.pend(5, 300);
+        assert_eq!((outbox.take(1).announce, outbox.pending_ms()), (None, None));
+    }
+
+    #[test]
+    fn what_stops_everything_outdoes_a_polite_goodbye_and_nothing_else_does() {
+        let mut outbox = bound_to(5);
+        for (code, counts) in [
+            (CloseCode::Drain, CloseCode::Drain),
+            (CloseCode::NoPong, CloseCode::Drain),
+            (CloseCode::Superseded, CloseCode::Superseded),
+            (CloseCode::Kicked, CloseCode::Superseded),
+        ] {
+            outbox.close(code.into());
+            assert_eq!(outbox.farewell().map(|farewell| farewell.code), Some(counts));
+        }
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! The life of one client socket, in one task.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::farewell::Farewell;
 use super::frames::{self, Connect, Said};
 use super::handle::{Handle, reason_of};
 use super::hello::{identify, introduce};
 use super::hub::Hub;
-use super::outbox::{Burst, Farewell, Push};
+use super::outbox::{Burst, Push};
 use super::rate::Rate;
 use super::seats::Seat;
 use super::wire::{Frames, Received, Wire, Wrong};
@@ -36,7 +40,7 @@ pub(super) struct Arrival {
 }
 
 /// Why a socket ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
     /// The server closes it.
     Farewell(Farewell),
@@ -59,20 +63,22 @@ where
     let mut rate = Rate::new(limits.messages_burst, hub.now_ms());
     // Boxed, as is the end: what is needed only then must not make every idle connection larger.
     let (seat, introduced) = Box::pin(enter(&hub, &mut wire, &mut rate, arrival)).await;
-    let end = match introduced {
+    match introduced {
         Ok((handle, refusal)) => {
             hub.wheel.add(Arc::clone(&handle), hub.now_ms());
             let end = attend(&hub, &mut wire, &handle, rate, refusal, began).await;
+            if handle.bound().is_none() && matches!(end, End::Farewell(_) | End::Cut(_)) {
+                hub.meters.turned_away(turned_away(&end));
+            }
             handle.finish();
-            hub.unregister(handle, reason(&end)).await;
-            end
+            let forgotten = hub.unregister(handle, reason(&end)).await;
+            Box::pin(part(&hub, &mut wire, end, Some(forgotten))).await;
         }
         Err(end) => {
             hub.meters.turned_away(turned_away(&end));
-            end
+            Box::pin(part(&hub, &mut wire, end, None)).await;
         }
-    };
-    Box::pin(part(&hub, &mut wire, end)).await;
+    }
     drop(seat);
 }
 
@@ -100,6 +106,13 @@ where
     (seat, introduced)
 }
 
+/// Runs a future only while the client may be served. That is looked at each time, right before anything is read or written,
+/// so that nothing happens after a stall that is no longer allowed. When it is allowed again the handle is woken, which is
+/// waited for beside this.
+fn served<F: Future>(handle: &Handle, mut work: Pin<&mut F>) -> impl Future<Output = F::Output> {
+    poll_fn(move |context| if handle.may_serve() { work.as_mut().poll(context) } else { Poll::Pending })
+}
+
 /// Reads and writes until there is a reason to end.
 async fn attend<S>(
     hub: &Hub,
@@ -113,17 +126,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        let received = tokio::select! {
-            received = wire.receive() => Some(received),
-            () = handle.woken() => None,
+        let received = {
+            let receiving = pin!(wire.receive());
+            tokio::select! {
+                received = served(handle, receiving) => Some(received),
+                () = handle.woken() => None,
+            }
         };
         let mut frames = Frames::default();
         let Some(received) = received else {
             let burst = handle.take();
             if let Some(farewell) = burst.farewell {
-                if handle.bound().is_none() {
-                    hub.meters.turned_away(farewell.code.reason());
-                }
                 return End::Farewell(farewell);
             }
             if let Some(announce) = burst.announce {
@@ -139,8 +152,10 @@ where
                 }
             }
             if let Err(end) = write(hub, wire, handle, frames).await {
-                // Some of it may have reached the client.
-                burst.pushes.into_iter().for_each(Push::in_doubt);
+                if !matches!(end, End::Farewell(_)) {
+                    // Some of it may have reached the client.
+                    burst.pushes.into_iter().for_each(Push::in_doubt);
+                }
                 return end;
             }
             handle.written(burst.pushes);
@@ -155,7 +170,8 @@ where
     }
 }
 
-/// Writes frames. A client that does not take them is not waited for any longer than for a close, once it is to be closed.
+/// Writes frames. A client that does not take them is not waited for any longer than for a close, once it is to be closed;
+/// and not at all when it is to stop at once: then what is not in the socket yet never gets there.
 async fn write<S>(hub: &Hub, wire: &mut Wire<S>, handle: &Handle, frames: Frames) -> Result<(), End>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -164,19 +180,29 @@ where
         return Ok(());
     }
     let limits = &hub.settings.clients;
-    let mut writing = pin!(wire.write(frames, limits.write_stall));
-    let written = loop {
-        tokio::select! {
-            biased;
-            written = &mut writing => break written,
-            () = handle.woken() => if let Some(code) = handle.ending() {
-                break timeout(limits.close_wait, writing).await.map_err(|_| End::Cut(code))?;
+    let ended = {
+        let writing = pin!(wire.write(frames, limits.write_stall));
+        let mut writing = served(handle, writing);
+        loop {
+            tokio::select! {
+                biased;
+                written = &mut writing => {
+                    // What it was woken for meanwhile is still to be done.
+                    handle.wake();
+                    return written.map_err(|_| End::Gone(None));
+                }
+                () = handle.woken() => {}
             }
+            let Some(farewell) = handle.ending() else { continue };
+            if farewell.stops_at_once() {
+                break farewell;
+            }
+            let written = timeout(limits.close_wait, writing).await;
+            handle.wake();
+            return written.map_err(|_| End::Cut(farewell.code))?.map_err(|_| End::Gone(None));
         }
     };
-    // What it was woken for meanwhile is still to be done.
-    handle.wake();
-    written.map_err(|_| End::Gone(None))
+    Err(if wire.is_torn() { End::Cut(ended.code) } else { End::Farewell(ended) })
 }
 
 /// Puts what waits for the client into frames.
@@ -218,12 +244,18 @@ fn hear(hub: &Hub, handle: &Handle, rate: &mut Rate, received: Received, frames:
 }
 
 /// The last words, and the close of both sides. Bounded in time.
-async fn part<S>(hub: &Hub, wire: &mut Wire<S>, end: End)
+async fn part<S>(hub: &Hub, wire: &mut Wire<S>, end: End, forgotten: Option<oneshot::Receiver<()>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if let (End::Farewell(farewell), Some(forgotten)) = (&end, forgotten)
+        && farewell.waits_for_commit()
+    {
+        // A directory that takes longer is not waited for: the socket has stopped, which is what others rely on.
+        let _ = timeout(hub.settings.clients.commit_wait, forgotten).await;
+    }
     let wait = hub.settings.clients.close_wait;
-    let (code, reason, goodbye) = match last_words(&end) {
+    let (code, text, goodbye) = match last_words(&end) {
         Ok(words) => words,
         Err(code) => {
             hub.meters.disconnected(code.unwrap_or(NO_CODE));
@@ -234,31 +266,29 @@ where
     hub.meters.disconnected(code);
     let mut frames = Frames::default();
     frames.text(&frames::text(&goodbye));
-    frames.close(code, reason);
+    frames.close(code, &text);
     if wire.write(frames, wait).await.is_ok() {
         wire.linger(wait).await;
     }
 }
 
-/// Close code, its word and the goodbye; the client's own code where it has left.
-fn last_words(end: &End) -> Result<(u16, &'static str, ServerFrame), Option<u16>> {
+/// Close code, the text of the close frame, and the goodbye; the client's own code where it has left.
+fn last_words(end: &End) -> Result<(u16, String, ServerFrame), Option<u16>> {
     let farewell = match end {
         End::Gone(code) => return Err(*code),
         End::Cut(code) => return Err(Some(code.code())),
-        End::Farewell(farewell) => *farewell,
+        End::Farewell(farewell) => farewell.clone(),
         End::Wrong(Wrong::TooLarge) => CloseCode::FrameTooLarge.into(),
         End::Wrong(Wrong::Binary) => CloseCode::BadProtocol.into(),
         End::Wrong(wrong @ (Wrong::Protocol | Wrong::Utf8)) => {
             let (code, word) = if *wrong == Wrong::Utf8 { INVALID_UTF8 } else { PROTOCOL_ERROR };
             let reason = word.to_owned();
-            return Ok((
-                code,
-                word,
-                ServerFrame::Goodbye { code, reason, reconnect: false, after_ms: 0, redirect: None },
-            ));
+            let goodbye =
+                ServerFrame::Goodbye { code, reason, message: None, reconnect: false, after_ms: 0, redirect: None };
+            return Ok((code, word.to_owned(), goodbye));
         }
     };
-    Ok((farewell.code.code(), farewell.code.reason(), frames::goodbye(&farewell)))
+    Ok((farewell.number(), farewell.close_text().to_owned(), frames::goodbye(&farewell)))
 }
 
 fn reason(end: &End) -> Reason {

@@ -35,6 +35,7 @@ async fn nothing_here() -> Response<Body> {
 }
 
 async fn upgrade(State(hub): State<Arc<Hub>>, mut request: Request) -> Response<Body> {
+    hub.await_lease().await;
     match admit(&hub, &request) {
         Ok((arrival, accept)) => {
             let upgraded = hyper::upgrade::on(&mut request);

@@ -89,6 +89,8 @@ impl Frames {
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     inner: WebSocketStream<S>,
+    /// Frames were written in part.
+    torn: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -99,7 +101,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             .max_write_buffer_size(64 << 10)
             .max_message_size(Some(limits.frame_bytes_max))
             .max_frame_size(Some(limits.frame_bytes_max));
-        Self { inner: WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await }
+        Self { inner: WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await, torn: false }
+    }
+
+    /// Whether frames were written in part, so that nothing else can be.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn
     }
 
     /// What comes next. Cancel-safe.
@@ -130,7 +137,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Err(error);
             }
             let stream = self.inner.get_mut();
-            stream.write_all(&frames.0).await?;
+            let mut rest = &frames.0[..];
+            while !rest.is_empty() {
+                let written = stream.write(rest).await?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                rest = &rest[written..];
+                self.torn = !rest.is_empty();
+            }
             stream.flush().await
         };
         timeout(stall, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -2,9 +2,12 @@
 //! connections whose sockets are open, and every one of them knows its grant.
 
 use super::*;
+use crate::directory::{Handover, Per};
 use crate::gateway::clients::{Common, Who};
+use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
-use crate::gateway::settings::ClientLimits;
+use crate::gateway::ours::Ours;
+use crate::gateway::settings::Settings;
 use crate::gateway::testing::World;
 
 struct Bench {
@@ -13,6 +16,7 @@ struct Bench {
     common: Arc<Common>,
     commands: mpsc::Sender<Command>,
     session: watch::Sender<Option<Epoch>>,
+    lease: Arc<Lease>,
     fenced: watch::Receiver<Epoch>,
     attempts: u64,
     stop: CancellationToken,
@@ -20,6 +24,10 @@ struct Bench {
 
 impl Bench {
     fn start(seed: u64, max: u32) -> Self {
+        Self::start_with(seed, Policy::multi(max))
+    }
+
+    fn start_with(seed: u64, policy: Policy) -> Self {
         let world = World::new(seed);
         let table = Arc::<Table>::default();
         let (commands, commands_out) = mpsc::channel(10_000);
@@ -27,16 +35,20 @@ impl Bench {
         let (fenced, fenced_out) = watch::channel(0);
         let lines = Lines { commands: commands_out, session: session_out, fenced };
         let limits = RegistrarLimits { batch_ops: 16, batch_ops_max: 40, ..RegistrarLimits::default() };
-        let common = Arc::new(Common::new(&ClientLimits::default(), &limits, Meters::new("test")));
+        let settings = Settings { registrar: limits.clone(), ..Settings::default() };
+        let lease = Arc::<Lease>::default();
+        let common = Arc::new(Common::new(&settings, &lease, Meters::new("test")));
+        world.watched_by(Some(Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), commands.clone()))));
         let stop = CancellationToken::new();
-        let registrar = Registrar::new(world.clone(), Arc::clone(&table), limits, Policy::multi(max), lines);
+        let registrar = Registrar::new(world.clone(), Arc::clone(&table), limits, policy, lines);
         tokio::spawn(registrar.run(stop.clone()));
-        Self { world, table, common, commands, session, fenced: fenced_out, attempts: 0, stop }
+        Self { world, table, common, commands, session, lease, fenced: fenced_out, attempts: 0, stop }
     }
 
     fn open_session(&mut self) -> Epoch {
         self.attempts += 1;
         let epoch = self.world.open_session(self.attempts);
+        self.lease.hold(epoch, Duration::MAX);
         self.session.send_replace(Some(epoch));
         epoch
     }
@@ -50,7 +62,18 @@ impl Bench {
 
     async fn unregister(&self, handle: Arc<Handle>) {
         handle.finish();
-        self.commands.send(Command::Unregister(handle, Reason::Closed)).await.unwrap();
+        self.commands.send(Command::Unregister(handle, Reason::Closed, oneshot::channel().0)).await.unwrap();
+    }
+
+    /// The sockets' part: those that are to be closed are. Whether there were any.
+    async fn close_those_that_end(&self, open: &mut Vec<Arc<Handle>>) -> bool {
+        let (ending, others) = std::mem::take(open).into_iter().partition::<Vec<_>, _>(|handle| handle.is_ending());
+        *open = others;
+        let any = !ending.is_empty();
+        for handle in ending {
+            self.unregister(handle).await;
+        }
+        any
     }
 
     async fn idle(&self) {
@@ -85,46 +108,71 @@ impl Drop for Bench {
     }
 }
 
+/// Clients come and go, answers are lost, sessions end; in the end directory and sockets agree.
+async fn come_and_go(seed: u64, policy: Policy) {
+    let mut bench = Bench::start_with(seed, policy);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut open: Vec<Arc<Handle>> = Vec::new();
+    let mut epoch = bench.open_session();
+    bench.world.set_trouble(rng.u8(0..70));
+    for step in 0..200 {
+        match rng.u8(0..20) {
+            0 if step % 5 == 0 => bench.world.end_session(epoch),
+            1..=6 if !open.is_empty() => {
+                let handle = open.swap_remove(rng.usize(0..open.len()));
+                bench.unregister(handle).await;
+            }
+            7 => tokio::time::sleep(Duration::from_millis(rng.u64(0..60))).await,
+            8..=10 => {
+                bench.close_those_that_end(&mut open).await;
+            }
+            _ => open.push(bench.register(&format!("u-{}", rng.u8(0..9))).await),
+        }
+        // The session keeper's part.
+        if *bench.fenced.borrow_and_update() == epoch {
+            bench.session.send_replace(None);
+            epoch = bench.open_session();
+        }
+    }
+    bench.world.set_trouble(0);
+    loop {
+        bench.idle().await;
+        if bench.close_those_that_end(&mut open).await {
+            continue;
+        }
+        if *bench.fenced.borrow_and_update() != epoch {
+            break;
+        }
+        bench.session.send_replace(None);
+        epoch = bench.open_session();
+    }
+    if bench.world.read(|directory| directory.session(epoch).is_none()) {
+        // It ended when nothing was left to be said in it.
+        bench.session.send_replace(None);
+        epoch = bench.open_session();
+        bench.idle().await;
+    }
+    bench.check(epoch, &open, &format!("seed {seed}"));
+    if policy.claim().is_some() {
+        let users: std::collections::BTreeSet<_> = open.iter().map(|handle| &handle.who.user).collect();
+        assert_eq!(users.len(), open.len(), "seed {seed}: a user has more than one");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn in_the_end_the_directory_has_exactly_the_open_sockets() {
     for seed in 1..40 {
-        let mut bench = Bench::start(seed, 1000);
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut open: Vec<Arc<Handle>> = Vec::new();
-        let mut epoch = bench.open_session();
-        bench.world.set_trouble(rng.u8(0..70));
-        for step in 0..200 {
-            match rng.u8(0..20) {
-                0 if step % 5 == 0 => bench.world.end_session(epoch),
-                1..=6 if !open.is_empty() => {
-                    let handle = open.swap_remove(rng.usize(0..open.len()));
-                    bench.unregister(handle).await;
-                }
-                7 => tokio::time::sleep(Duration::from_millis(rng.u64(0..60))).await,
-                _ => open.push(bench.register(&format!("u-{}", rng.u8(0..9))).await),
-            }
-            // The session keeper's part.
-            if *bench.fenced.borrow_and_update() == epoch {
-                bench.session.send_replace(None);
-                epoch = bench.open_session();
-            }
-        }
-        bench.world.set_trouble(0);
-        loop {
-            bench.idle().await;
-            if *bench.fenced.borrow_and_update() != epoch {
-                break;
-            }
-            bench.session.send_replace(None);
-            epoch = bench.open_session();
-        }
-        if bench.world.read(|directory| directory.session(epoch).is_none()) {
-            // It ended when nothing was left to be said in it.
-            bench.session.send_replace(None);
-            epoch = bench.open_session();
-            bench.idle().await;
-        }
-        bench.check(epoch, &open, &format!("seed {seed}"));
+        come_and_go(seed, Policy::multi(1000)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_end_every_user_has_one_socket_that_knows_its_grant_whoever_wins() {
+    let per = Per::User;
+    for seed in 1..15 {
+        come_and_go(seed, Policy::NewestWins { per, handover: Handover::Wait }).await;
+        come_and_go(seed, Policy::NewestWins { per, handover: Handover::Immediate }).await;
+        come_and_go(seed, Policy::OldestWins { per }).await;
     }
 }
 

@@ -13,6 +13,7 @@ use super::store::Writer;
 use crate::chance;
 use crate::client::{Directory, WatchStream};
 use crate::directory::{Event, Revision};
+use crate::gateway::ours::Ours;
 use crate::view::View;
 use crate::wire::peer::{FoundUser, FoundUsers, Stamp, WatchFrame, WatchFrom};
 
@@ -54,6 +55,8 @@ pub(super) struct Follower {
     under_way: VecDeque<u64>,
     /// Told of the members there are.
     directory: Directory,
+    /// Told of the gateway's own connections.
+    ours: Option<Arc<Ours>>,
 }
 
 #[derive(Debug)]
@@ -73,7 +76,13 @@ impl Follower {
             needs_snapshot: true,
             under_way: VecDeque::new(),
             directory,
+            ours: None,
         }
+    }
+
+    /// Tells `ours` what the watch shows of the gateway's own connections.
+    pub(super) fn telling(self, ours: Arc<Ours>) -> Self {
+        Self { ours: Some(ours), ..self }
     }
 
     /// Where the next watch begins.
@@ -94,6 +103,9 @@ impl Follower {
     pub(super) fn take(&mut self, frame: WatchFrame) -> Result<(), Ended> {
         match frame {
             WatchFrame::SnapshotChunk { sessions, connections } => {
+                if let Some(ours) = &self.ours {
+                    ours.loaded(&connections);
+                }
                 self.aside().writer.load(sessions, connections);
             }
             WatchFrame::SnapshotEnd { revision } => {
@@ -105,6 +117,9 @@ impl Follower {
                 self.show_if_newer();
             }
             WatchFrame::Events { revision, events, .. } => {
+                if let Some(ours) = &self.ours {
+                    ours.watched(&events);
+                }
                 if revision > self.writer().store.revision() {
                     self.note(revision, &events);
                     self.writer().apply(revision, events);
@@ -234,8 +249,13 @@ impl Follower {
 }
 
 /// Follows the directory until `stop`, from one node after another.
-pub(in crate::gateway) async fn follow(replica: Arc<Replica>, directory: Directory, stop: CancellationToken) {
-    let mut follower = Follower::new(replica, directory.clone());
+pub(in crate::gateway) async fn follow(
+    replica: Arc<Replica>,
+    directory: Directory,
+    ours: Arc<Ours>,
+    stop: CancellationToken,
+) {
+    let mut follower = Follower::new(replica, directory.clone()).telling(ours);
     let mut pause = PAUSE.0;
     let endless = async {
         loop {

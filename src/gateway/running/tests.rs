@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 
 use super::*;
+use crate::directory::Policy;
 use crate::peer::dial;
 use crate::wire::peer::{Hello, Purpose};
 
@@ -59,8 +60,7 @@ async fn settings_that_make_no_sense_are_refused_in_words() {
         let tokens = (CancellationToken::new(), CancellationToken::new());
         Gateway::start(settings, tokens.0, tokens.1).await.expect_err("refused").to_string()
     };
-    assert!(start(|settings| settings.policy = String::from("newest_wins")).await.contains("501"));
-    assert!(start(|settings| settings.policy = String::from("best")).await.contains("no policy"));
+    assert!(start(|settings| settings.policy = Policy::multi(0)).await.contains("at least one connection"));
     assert!(start(|settings| settings.id = String::new()).await.contains("gateway id"));
     assert!(start(|settings| settings.directory.clear()).await.contains("directory"));
     assert!(start(|settings| settings.lease = Duration::from_secs(1)).await.contains("3 to 60 s"));

@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::mpsc;
+
 use super::*;
-use crate::directory::GatewayAddresses;
+use crate::directory::{ConnectionId, GatewayAddresses, Release};
+use crate::gateway::clients::{Common, Handle, Who};
+use crate::gateway::settings::Settings;
 
 /// Answers in turn; the last one for ever. Keeps what it was asked.
 #[derive(Clone)]
@@ -37,6 +41,7 @@ impl Ask for Script {
 struct Bench {
     script: Script,
     lease: Arc<Lease>,
+    table: Arc<Table>,
     session: watch::Receiver<Option<Epoch>>,
     fenced: watch::Sender<Epoch>,
     ending: CancellationToken,
@@ -45,13 +50,15 @@ struct Bench {
 
 fn start(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Bench {
     let script = Script(Arc::new(Mutex::new(Lines { answers: answers.into_iter().collect(), asked: Vec::new() })));
-    let lease = Arc::<Lease>::default();
+    let (lease, table) = (Arc::<Lease>::default(), Arc::<Table>::default());
     let (session, session_out) = watch::channel(None);
     let (fenced, fenced_out) = watch::channel(0);
     let keeper = Keeper {
         ask: script.clone(),
         lease: Arc::clone(&lease),
-        table: Arc::default(),
+        ours: Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), mpsc::channel(1).0)),
+        table: Arc::clone(&table),
+        exclusive: true,
         meters: Meters::new("test"),
         open: OpenSession {
             gateway: "gw-1".into(),
@@ -68,7 +75,7 @@ fn start(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Bench {
     };
     let ending = CancellationToken::new();
     let kept = tokio::spawn(keeper.run(ending.clone()));
-    Bench { script, lease, session: session_out, fenced, ending, kept }
+    Bench { script, lease, table, session: session_out, fenced, ending, kept }
 }
 
 fn opened(epoch: Epoch) -> Result<Answer, Failure> {
@@ -141,4 +148,50 @@ async fn failed_renewals_are_repeated_soon_and_the_end_is_told() {
     let last = bench.script.asked().pop();
     assert_eq!(last, Some(RequestBody::EndSession { epoch: 5, reason: Reason::Drained, fenced: true }));
     assert_eq!((bench.lease.epoch(), *bench.session.borrow()), (None, None));
+}
+
+/// A client with an open socket.
+fn client(bench: &Bench, epoch: Epoch) -> Arc<Handle> {
+    let common = Common::new(&Settings::default(), &bench.lease, Meters::new("test"));
+    let who = Who { user: "a".into(), device: "".into(), remote: None, meta: None, connected_at_ms: 0 };
+    let handle = Arc::new(Handle::new(who, Arc::new(common), 0));
+    handle.number(1);
+    handle.expect(epoch);
+    assert!(bench.table.enter(Arc::clone(&handle)));
+    handle
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_say_up_to_where_requests_were_handled() {
+    let release = vec![(ConnectionId { epoch: 5, serial: 1 }, Release::superseded())];
+    let asked = |revision| Ok(Answer::Renewed { lease_ms: 3000, release: release.clone(), revision });
+    let mut bench = start([opened(5), asked(70), asked(80)]);
+    bench.session.wait_for(Option::is_some).await.unwrap();
+    let handle = client(&bench, 5);
+    let handled = || {
+        let renewals = bench.script.asked().into_iter();
+        renewals.filter_map(|body| if let RequestBody::Renew { handled, .. } = body { Some(handled) } else { None })
+    };
+    while handled().count() < 4 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(handle.is_ending() && handled().all(|handled| handled == 0), "its socket has not stopped");
+    handle.finish();
+    while handled().last() != Some(80) {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_are_given_up_at_the_end_only_when_every_socket_has_stopped() {
+    for stopped in [true, false] {
+        let mut bench = start([opened(5), renewed()]);
+        bench.session.wait_for(Option::is_some).await.unwrap();
+        let handle = client(&bench, 5);
+        assert!(!stopped || bench.table.leave(&handle));
+        bench.ending.cancel();
+        assert_eq!(bench.kept.await.unwrap(), Ok(()));
+        let last = bench.script.asked().pop();
+        assert_eq!(last, Some(RequestBody::EndSession { epoch: 5, reason: Reason::Drained, fenced: stopped }));
+    }
 }

@@ -181,7 +181,26 @@ impl Cluster {
 
     /// Starts a gateway, with further flags.
     pub async fn start_gateway_with(&mut self, id: &str, flags: &[&str]) {
-        let nth: u32 = id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap();
+        let process = self.gateway_process(id, id, flags).await;
+        self.gateways.insert(id.to_owned(), process);
+    }
+
+    /// Starts a gateway at the place of `place`, which is how this test calls it, under a name that another one has.
+    pub async fn start_twin(&mut self, place: &str, id: &str) {
+        let process = self.gateway_process(place, id, &[]).await;
+        self.gateways.insert(place.to_owned(), process);
+    }
+
+    /// Starts gateways at two places at the same moment, under one name.
+    pub async fn start_twins(&mut self, places: [&str; 2], id: &str) {
+        let [one, two] = places.map(|place| self.gateway_process(place, id, &[]));
+        let (one, two) = tokio::join!(one, two);
+        self.gateways.extend([(places[0].to_owned(), one), (places[1].to_owned(), two)]);
+    }
+
+    /// A process at the addresses of `place` under the name `id`.
+    fn gateway_process(&self, place: &str, id: &str, flags: &[&str]) -> impl Future<Output = Process> + use<> {
+        let nth: u32 = place.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap();
         let host = format!("{}.{}", self.network, 100 + nth);
         let directory: Vec<String> = (1..=self.founders).map(|id| self.peer(id)).collect();
         let mut arguments = vec!["gateway".to_owned(), "--id".to_owned(), id.to_owned()];
@@ -190,9 +209,8 @@ impl Cluster {
         arguments.extend(["--listen-api".to_owned(), format!("{host}:8100")]);
         arguments.extend(["--listen-peer".to_owned(), format!("{host}:8200")]);
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let log = self.data.path().join(format!("{id}.log"));
-        let process = Process::start(&arguments, &log).await;
-        self.gateways.insert(id.to_owned(), process);
+        let log = self.data.path().join(format!("{place}.log"));
+        async move { Process::start(&arguments, &log).await }
     }
 
     /// Where the data directories of the nodes are.

@@ -1,6 +1,7 @@
 //! Client sockets over real TCP, with a directory in memory behind the registrar.
 
 mod deliver;
+mod ownership;
 mod raw;
 mod size;
 
@@ -15,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Hub, router};
 use crate::clock;
+use crate::gateway::Policy;
 use crate::gateway::delivery::Deliveries;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
+use crate::gateway::ours::Ours;
 use crate::gateway::registrar::{Lines, Registrar};
 use crate::gateway::replica::Replica;
 use crate::gateway::running::look_after;
@@ -31,6 +34,7 @@ use crate::wire::close::CloseCode;
 /// A gateway without a cluster.
 struct Bench {
     hub: Arc<Hub>,
+    ours: Arc<Ours>,
     world: World,
     deliveries: Deliveries,
     address: SocketAddr,
@@ -60,6 +64,8 @@ impl Bench {
         let (commands, commands_out) = mpsc::channel(1000);
         let (session, session_out) = watch::channel(None);
         let lines = Lines { commands: commands_out, session: session_out, fenced: watch::channel(0).0 };
+        let ours = Arc::new(Ours::new(Arc::clone(&table), Arc::clone(&lease), commands.clone()));
+        world.watched_by(Some(Arc::clone(&ours)));
         let hub = Arc::new(Hub::new(
             Arc::clone(&settings),
             meters.clone(),
@@ -69,7 +75,7 @@ impl Bench {
             commands,
         ));
         let registrar =
-            Registrar::new(world.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy(), lines);
+            Registrar::new(world.clone(), Arc::clone(&table), settings.registrar.clone(), settings.policy, lines);
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.address();
         let mut tasks = JoinSet::new();
@@ -78,7 +84,7 @@ impl Bench {
         tasks.spawn(look_after(Arc::clone(&hub), never()));
         tasks.spawn(serve(listener, router(Arc::clone(&hub)), ServeLimits::default(), never()));
         let deliveries = Deliveries::new(table, lease, replica, meters, settings.peers.clone());
-        Self { hub, world, deliveries, address, session, epoch: 0, _tasks: tasks }
+        Self { hub, ours, world, deliveries, address, session, epoch: 0, _tasks: tasks }
     }
 
     fn lease(&self, epoch: u64) {
@@ -107,7 +113,7 @@ impl Bench {
 
 #[tokio::test]
 async fn a_client_is_turned_away_before_the_upgrade_with_a_reason() {
-    let bench = Bench::start_without_session(|_| {}).await;
+    let bench = Bench::start_without_session(|settings| settings.clients.lease_wait = Duration::from_millis(50)).await;
     let (_, head) = Raw::ask(bench.address, "/ws?user=alice", "").await;
     assert!(head.starts_with("HTTP/1.1 503 ") && head.to_ascii_lowercase().contains("\r\nretry-after: "), "{head}");
     let bench = Bench::start(|settings| settings.clients.connections_max = 1).await;
@@ -220,7 +226,7 @@ async fn requests_are_answered_pings_too_and_fragments_are_put_together() {
 
 #[tokio::test]
 async fn whatever_is_wrong_there_is_a_goodbye_and_a_close_frame() {
-    let bench = Bench::start(|settings| settings.max = 100).await;
+    let bench = Bench::start(|settings| settings.policy = Policy::multi(100)).await;
     let ten_megabytes = frame(0x81, &vec![b'x'; 10 << 20]);
     let claims_an_exabyte = [&[0x81, 0xff][..], &(1_u64 << 60).to_be_bytes(), &[0; 4]].concat();
     for (what, bytes, code) in [
@@ -269,6 +275,7 @@ async fn a_silent_client_is_pinged_and_then_closed_and_one_that_answers_stays() 
 async fn a_registration_that_is_not_committed_in_time_ends_with_4100_and_leaves_no_ghost() {
     let bench = Bench::start(|settings| settings.registrar.register_wait = Duration::from_millis(80)).await;
     bench.world.set_trouble(100);
+    bench.world.watched_by(None);
     let mut client = Raw::open(bench.address, "/ws?user=alice").await;
     assert_eq!(client.expect_end(4100).await["reconnect"], true);
     bench.world.set_trouble(0);
@@ -277,7 +284,7 @@ async fn a_registration_that_is_not_committed_in_time_ends_with_4100_and_leaves_
 
 #[tokio::test]
 async fn one_connection_too_many_of_a_user_is_told_so() {
-    let bench = Bench::start(|settings| settings.max = 1).await;
+    let bench = Bench::start(|settings| settings.policy = Policy::multi(1)).await;
     let (_first, _) = bench.welcomed("alice").await;
     let mut second = Raw::open(bench.address, "/ws?user=alice").await;
     second.expect_end(4005).await;

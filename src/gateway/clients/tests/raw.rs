@@ -108,6 +108,26 @@ impl Raw {
         goodbye
     }
 
+    /// Nothing arrives for a moment.
+    pub(super) async fn expect_silence(&mut self) {
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_millis(150), self.stream.peek(&mut byte)).await;
+        assert!(read.is_err(), "something arrived: {read:?}");
+    }
+
+    /// The bytes that have arrived, until nothing more does for a moment, or the end of the stream: then it is true.
+    pub(super) async fn drain(&mut self) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        loop {
+            let read = self.stream.read_buf(&mut bytes);
+            match tokio::time::timeout(Duration::from_millis(300), read).await {
+                Ok(Ok(0) | Err(_)) => return (bytes, true),
+                Ok(Ok(_)) => {}
+                Err(_) => return (bytes, false),
+            }
+        }
+    }
+
     async fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
         let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut byte)).await.expect("something in time");
