@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::harness::{Cluster, Socket, eventually, in_time, pause};
+use crate::harness::{Cluster, Http, Socket, eventually, in_time, pause};
 
 /// Two gateways with these flags, and so many nodes.
 async fn exclusive(nodes: u64, flags: &[&str]) -> Cluster {
@@ -208,54 +208,63 @@ async fn names_that_are_claimed_at_once_go_to_the_newest_and_the_other_is_told()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_was_frozen_while_others_took_over_serves_them_no_more() {
     let cluster = exclusive(3, &["--policy", "newest_wins"]).await;
-    let mut old = cluster.connect("gw-1", "alice").await;
-    let mut stays = cluster.connect("gw-1", "bob").await;
     let api = cluster.gateway("gw-2").api();
-    let path = format!("/v1/users/alice/push?min_revision={}", old.greeting["revision"]);
-    let wants_ack = json!({ "data": "before", "ack": "client", "timeout_ms": 9000 });
-    let waits = cluster.http.post(&api, &path, wants_ack);
-    let takes_over = async {
-        assert_eq!(old.expect_push().await, "before");
-        cluster.gateway("gw-1").freeze();
-        // What its client sends now, and what is pushed to it, waits in the kernel.
-        old.ack(1).await;
-        old.send(json!({ "type": "dance", "id": 1 })).await;
-        let mut queued = JoinSet::new();
-        for path in [format!("/v1/connections/{}/push", old.id), String::from("/v1/users/alice/push")] {
-            for n in 0..5 {
-                let (api, path) = (api.clone(), path.clone());
-                queued.spawn(async move {
-                    let http = crate::harness::Http::default();
-                    let body = json!({ "data": format!("queued {n}"), "timeout_ms": 400 });
-                    http.post(&api, &path, body).await
-                });
-            }
+    let mut stays = cluster.connect("gw-1", "stays").await;
+    let mut old = Vec::new();
+    let mut waiting_for_acks = JoinSet::new();
+    for n in 0..10 {
+        let mut socket = cluster.connect("gw-1", &format!("u-{n}")).await;
+        let path = format!("/v1/users/u-{n}/push?min_revision={}", socket.greeting["revision"]);
+        let body = json!({ "data": "before", "ack": "client", "timeout_ms": 9000 });
+        let api = api.clone();
+        waiting_for_acks.spawn(async move { Http::default().post(&api, &path, body).await.body });
+        assert_eq!(socket.expect_push().await, "before");
+        old.push(socket);
+    }
+    cluster.gateway("gw-1").freeze();
+    // What its clients send now, and what is pushed to them, waits in the kernel.
+    let mut queued = JoinSet::new();
+    for (n, socket) in old.iter_mut().enumerate() {
+        socket.ack(1).await;
+        socket.send(json!({ "type": "dance", "id": 1 })).await;
+        for path in [format!("/v1/connections/{}/push", socket.id), format!("/v1/users/u-{n}/push")] {
+            let (api, body) = (api.clone(), json!({ "data": "queued", "timeout_ms": 400 }));
+            queued.spawn(async move { Http::default().post(&api, &path, body).await.body });
         }
-        for answer in queued.join_all().await {
-            assert_ne!(answer.body["outcome"], "delivered", "{}", answer.body);
-        }
-        // Nobody is granted the place before the frozen one has certainly stopped.
-        let mut new = arrive(&cluster, "gw-2", "alice").await;
-        new.welcome().await;
-        let pushed = cluster.http.post(&api, "/v1/users/alice/push", json!({ "data": "to the new one" })).await;
-        assert_eq!(pushed.body["outcome"], "delivered", "{}", pushed.body);
-        cluster.gateway("gw-1").thaw();
+    }
+    for answer in queued.join_all().await {
+        assert_ne!(answer["outcome"], "delivered", "{answer}");
+    }
+    // Some take over while its lease runs, so that it is asked to release them, and wait; some when it is over.
+    let mut new = Vec::new();
+    for n in 0..5 {
+        new.push(arrive(&cluster, "gw-2", &format!("u-{n}")).await);
+    }
+    for socket in &mut new {
+        socket.welcome().await;
+    }
+    for n in 5..10 {
+        new.push(cluster.connect("gw-2", &format!("u-{n}")).await);
+    }
+    cluster.gateway("gw-1").thaw();
+    for (n, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
         // The first thing that it hears is the goodbye, and the last.
         let goodbye = old.expect_close(4004).await;
         assert_eq!(goodbye["reconnect"], false);
-        new
-    };
-    let (acked, mut new) = tokio::join!(waits, takes_over);
-    assert!(!acked.body.to_string().contains("acked"), "{}", acked.body);
-    assert_eq!(new.expect_push().await, "to the new one");
-    assert_eq!(owner(&cluster, "alice").await, new.id);
+        assert_eq!(owner(&cluster, &format!("u-{n}")).await, new.id);
+        cluster.http.post(&api, &format!("/v1/users/u-{n}/push"), json!({ "data": "after" })).await;
+        assert_eq!(new.expect_push().await, "after");
+    }
+    for answer in waiting_for_acks.join_all().await {
+        assert!(!answer.to_string().contains("acked"), "{answer}");
+    }
     let fenced = cluster.metric(&cluster.gateway("gw-1").api(), "switchboard_gateway_self_fenced_total").await;
     assert!(fenced >= 1.0, "{fenced}");
 
     // Whose place nobody took has it again.
     let rebound = stays.frame("rebound").await;
-    assert_eq!(owner(&cluster, "bob").await, rebound["connection"]);
-    cluster.http.post(&api, "/v1/users/bob/push", json!({ "data": "warm" })).await;
+    assert_eq!(owner(&cluster, "stays").await, rebound["connection"]);
+    cluster.http.post(&api, "/v1/users/stays/push", json!({ "data": "warm" })).await;
     assert_eq!(stays.expect_push().await, "warm");
 }
 
@@ -273,11 +282,7 @@ async fn a_take_over_outlives_the_leader_that_began_it() {
     for n in 0..20 {
         new.push(arrive(&cluster, "gw-2", &format!("u-{n}")).await);
     }
-    let api = cluster.gateway("gw-2").api();
-    eventually("they wait", async || {
-        (cluster.metric(&api, "switchboard_gateway_pending_connections").await == 20.0).then_some(())
-    })
-    .await;
+    waiting(&cluster, "gw-2", 20.0).await;
     cluster.nodes.get_mut(&leader).unwrap().kill();
     cluster.gateway("gw-1").thaw();
     for (n, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
@@ -289,23 +294,48 @@ async fn a_take_over_outlives_the_leader_that_began_it() {
     }
 }
 
+/// Waits until so many clients of a gateway wait for their places.
+async fn waiting(cluster: &Cluster, gateway: &str, count: f64) {
+    let api = cluster.gateway(gateway).api();
+    eventually("they wait", async || {
+        (cluster.metric(&api, "switchboard_gateway_pending_connections").await == count).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_take_overs_that_wait_for_each_other_both_come_to_an_end() {
+async fn who_is_outbid_while_it_waits_is_told_and_the_newest_gets_the_place() {
     let cluster = exclusive(1, &["--policy", "newest_wins"]).await;
     let mut there = cluster.connect("gw-1", "alice").await;
     cluster.gateway("gw-1").freeze();
     let mut waits = arrive(&cluster, "gw-2", "alice").await;
-    let api = cluster.gateway("gw-2").api();
-    eventually("it waits", async || {
-        (cluster.metric(&api, "switchboard_gateway_pending_connections").await == 1.0).then_some(())
-    })
-    .await;
+    waiting(&cluster, "gw-2", 1.0).await;
     let mut newest = arrive(&cluster, "gw-2", "alice").await;
-    assert_eq!(waits.next().await.unwrap()["code"], 4004, "outbid, and never welcomed");
+    waits.expect_close(4004).await;
     cluster.gateway("gw-1").thaw();
     there.expect_close(4004).await;
     newest.welcome().await;
     assert_eq!(owner(&cluster, "alice").await, newest.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_that_wait_for_each_other_both_get_what_they_wait_for() {
+    let cluster = exclusive(1, &["--policy", "newest_wins"]).await;
+    let mut alice = cluster.connect("gw-1", "alice").await;
+    let mut bob = cluster.connect("gw-2", "bob").await;
+    cluster.gateway("gw-1").freeze();
+    let mut new_alice = arrive(&cluster, "gw-2", "alice").await;
+    waiting(&cluster, "gw-2", 1.0).await;
+    cluster.gateway("gw-2").freeze();
+    cluster.gateway("gw-1").thaw();
+    let mut new_bob = arrive(&cluster, "gw-1", "bob").await;
+    alice.expect_close(4004).await;
+    cluster.gateway("gw-2").thaw();
+    bob.expect_close(4004).await;
+    for (user, new) in [("alice", &mut new_alice), ("bob", &mut new_bob)] {
+        new.welcome().await;
+        assert_eq!(owner(&cluster, user).await, new.id);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -188,8 +188,9 @@ impl Handle {
 
     /// The registration is committed; the client will be told, once.
     pub(in crate::gateway) fn grant(&self, bound: Bound, revision: Revision) {
-        self.change(|outbox| outbox.grant(bound, revision));
-        self.wake.notify_one();
+        if self.change(|outbox| outbox.grant(bound, revision)) {
+            self.wake.notify_one();
+        }
     }
 
     /// The directory asks for a connection to be released; `false` if it is not this one.

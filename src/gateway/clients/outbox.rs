@@ -146,16 +146,18 @@ impl Outbox {
         }
     }
 
-    /// The registration is committed, and the place its own. The second of those who tell this changes nothing.
-    pub(super) fn grant(&mut self, bound: Bound, revision: Revision) {
+    /// The registration is committed, and the place its own. The second of those who tell this changes nothing; then it is
+    /// `false`.
+    pub(super) fn grant(&mut self, bound: Bound, revision: Revision) -> bool {
         if self.expected != Some(bound.epoch) {
-            return;
+            return false;
         }
         self.pending_ms = None;
         let first = self.bound.is_none() || self.announce.is_some_and(|untold| untold.first);
         self.bound = Some(bound);
         self.expected = None;
         self.announce = Some(Announce { bound, revision, first });
+        true
     }
 
     /// Takes a message in.

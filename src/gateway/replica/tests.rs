@@ -10,7 +10,12 @@ use crate::directory::{
     Batch, Command, ConnectionId, Directory, Entry, Event, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
     Revision,
 };
-use crate::gateway::settings::ReplicaMode;
+use crate::gateway::clients::{Bound, Common, Handle, Who};
+use crate::gateway::lease::Lease;
+use crate::gateway::meters::Meters;
+use crate::gateway::ours::Ours;
+use crate::gateway::settings::{ReplicaMode, Settings};
+use crate::gateway::table::Table;
 use crate::view::{Stale, View};
 use crate::wire::peer::{WatchFrame, WatchFrom};
 
@@ -292,4 +297,48 @@ fn users_shown(world: &World) -> Vec<ConnectionId> {
     let mut held: Vec<_> = world.directory.connections_of("u-1").iter().map(|l| (l.connection.granted, l.id)).collect();
     held.sort_unstable();
     held.into_iter().map(|(_, id)| id).collect()
+}
+
+#[tokio::test]
+async fn a_gateway_is_told_of_its_own_connections_by_changes_and_by_snapshots() {
+    let (lease, table) = (Arc::<Lease>::default(), Arc::<Table>::default());
+    let common = Arc::new(Common::new(&Settings::default(), &lease, Meters::new("test")));
+    let handles = [1, 2].map(|serial| {
+        let who = Who { user: "a".into(), device: "".into(), remote: None, meta: None, connected_at_ms: 0 };
+        let handle = Arc::new(Handle::new(who, Arc::clone(&common), 0));
+        handle.number(serial);
+        handle.expect(1);
+        assert!(table.enter(Arc::clone(&handle)));
+        handle
+    });
+    let ours = Ours::new(table, Arc::clone(&lease), tokio::sync::mpsc::channel(1).0);
+    let (_, follower) = replica();
+    let mut follower = follower.telling(Arc::new(ours));
+    lease.hold(1, Duration::MAX);
+    let mut world = World::new(1);
+    let open = Command::OpenSession(OpenSession {
+        gateway: "gw".into(),
+        nonce: "n".into(),
+        attempt: 1,
+        lease_ms: 3000,
+        addresses: GatewayAddresses::default(),
+    });
+    let register = |serial| {
+        let user = format!("u-{serial}").as_str().into();
+        let (policy, device) = (Policy::multi(4), "".into());
+        let register =
+            Register { serial, user, device, policy, since: None, connected_at_ms: 0, remote: None, meta: None };
+        Command::Batch(Batch { epoch: 1, seq: None, ops: vec![Op::Register(register)] })
+    };
+    let mut apply = |command| {
+        let revision = world.directory.revision() + 1;
+        world.directory.apply(revision, &Entry { at_ms: 0, commands: vec![command] }).events
+    };
+    apply(open);
+    apply(register(1));
+    let events = apply(register(2));
+    follower.take(WatchFrame::Events { revision: 3, at_ms: 0, events }).unwrap();
+    assert_eq!(handles.each_ref().map(|handle| handle.bound()), [None, Some(Bound { epoch: 1, granted: 3 })]);
+    take_all(&mut follower, world.snapshot());
+    assert_eq!(handles[0].bound(), Some(Bound { epoch: 1, granted: 2 }), "it missed how that came about");
 }

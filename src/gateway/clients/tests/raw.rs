@@ -120,7 +120,7 @@ impl Raw {
         let mut bytes = Vec::new();
         loop {
             let read = self.stream.read_buf(&mut bytes);
-            match tokio::time::timeout(Duration::from_millis(300), read).await {
+            match tokio::time::timeout(Duration::from_secs(1), read).await {
                 Ok(Ok(0) | Err(_)) => return (bytes, true),
                 Ok(Ok(_)) => {}
                 Err(_) => return (bytes, false),
