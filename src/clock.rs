@@ -1,6 +1,6 @@
 //! Every reading of time. Waiting goes through tokio, so that a test or a simulator can pause it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -13,9 +13,8 @@ pub fn boottime() -> Duration {
 
 /// Wall clock, milliseconds since 1970. Data for people; nothing is decided by it.
 pub fn wall_ms() -> u64 {
-    let now = clock_gettime(ClockId::Realtime);
-    let millis = u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + millis
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// RFC 3339 text of a wall clock reading, in UTC with milliseconds.

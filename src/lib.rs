@@ -19,5 +19,6 @@ pub mod push;
 pub mod roles;
 pub mod shutdown;
 pub mod telemetry;
+pub mod threads;
 pub mod view;
 pub mod wire;

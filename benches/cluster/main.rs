@@ -1,13 +1,15 @@
 //! The figures that README.md claims, on real processes, loopback sockets and a real disk:
-//! `cargo bench --bench cluster [-- registrations push failover frozen transfer snapshot]`.
+//! `cargo bench --bench cluster [-- registrations push failover frozen transfer snapshot handover comeback]`.
 //!
 //! Each part starts a cluster of its own out of the release program, drives it through public interfaces and measures a floor or
 //! a peer beside it in the same run. Absolute figures depend on the machine; the ratios are what can be compared.
 //! Driver and cluster share the machine.
 
+mod comeback;
 mod failover;
 mod floors;
 mod frozen;
+mod handover;
 mod processes;
 mod push;
 mod redis;
@@ -29,7 +31,7 @@ async fn main() -> ExitCode {
     {
         floors::echo(address).await;
     }
-    let parts = ["registrations", "push", "failover", "frozen", "transfer", "snapshot"];
+    let parts = ["registrations", "push", "failover", "frozen", "transfer", "snapshot", "handover", "comeback"];
     if let Some(unknown) = args.iter().find(|arg| !parts.contains(&arg.as_str())) {
         eprintln!("there is no part {unknown:?}; there are {parts:?}");
         return ExitCode::from(2);
@@ -44,6 +46,8 @@ async fn main() -> ExitCode {
             "failover" => failover::run(&mut table).await,
             "transfer" => transfer::run(&mut table).await,
             "snapshot" => snapshot::run(&mut table).await,
+            "handover" => handover::run(&mut table).await,
+            "comeback" => comeback::run(&mut table).await,
             _ => frozen::run(&mut table).await,
         }
         println!();

@@ -152,6 +152,11 @@ impl Cluster {
 
     /// Starts a gateway and waits until it takes clients.
     pub(crate) async fn gateway(&self, n: usize, lease: &str) -> Process {
+        self.gateway_with(n, lease, &[]).await
+    }
+
+    /// As [`Self::gateway`], with further flags.
+    pub(crate) async fn gateway_with(&self, n: usize, lease: &str, more: &[&str]) -> Process {
         let host = self.host(10 + n);
         let args = [
             ("--id", format!("gw-{n}")),
@@ -162,7 +167,9 @@ impl Cluster {
             ("--lease", lease.to_owned()),
             ("--cluster", CLUSTER.to_owned()),
         ];
-        let gateway = Process::start(&flags("gateway", args), &self.dir.path().join(format!("gw-{n}.log")));
+        let mut args = flags("gateway", args);
+        args.extend(more.iter().map(|flag| (*flag).to_owned()));
+        let gateway = Process::start(&args, &self.dir.path().join(format!("gw-{n}.log")));
         gateway.wait_until_ready(&self.http).await;
         gateway
     }

@@ -30,6 +30,7 @@ use crate::net::http::{Client, ServeLimits, serve};
 use crate::peer::Identity;
 use crate::push::{Links, Router};
 use crate::telemetry;
+use crate::threads::Threads;
 use crate::wire::close::CloseCode;
 
 /// Registrations and unregistrations that wait for the registrar to take them.
@@ -91,7 +92,7 @@ impl Gateway {
         };
         let (clients, api, peer) = (listeners.clients.address(), listeners.api.address(), listeners.peer.address());
         let addresses = advertised(&settings, clients, api, peer);
-        let parts = Parts::build(settings, listeners, addresses);
+        let parts = Parts::build(settings, listeners, addresses, Threads::start(1, "lease")?);
         let mut life = JoinSet::new();
         life.spawn(parts.live(stop, kill));
         Ok(Running { clients, api, peer, life })
@@ -153,6 +154,8 @@ struct Parts {
     keeper: Keeper<Directory>,
     tasks: JoinSet<()>,
     ends: Ends,
+    /// The keeper's own: however busy the gateway is with its clients, its lease is renewed.
+    threads: Threads,
 }
 
 /// What ends the parts, in this order.
@@ -163,7 +166,7 @@ struct Ends {
 }
 
 impl Parts {
-    fn build(settings: Settings, listeners: Listeners, addresses: GatewayAddresses) -> Self {
+    fn build(settings: Settings, listeners: Listeners, addresses: GatewayAddresses, threads: Threads) -> Self {
         let settings = Arc::new(settings);
         let nonce: Arc<str> = chance::nonce().into();
         let name = format!("gateway {}", settings.id);
@@ -228,14 +231,14 @@ impl Parts {
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
         listeners.serve(&mut tasks, &hub, serving, deliveries, me, &ends.rest);
-        Self { hub, keeper, tasks, ends }
+        Self { hub, keeper, tasks, ends, threads }
     }
 
     /// Serves until it is told to stop, then drains; or until it must not go on.
     async fn live(self, stop: CancellationToken, kill: CancellationToken) -> Result<(), ExitReason> {
-        let Self { hub, keeper, mut tasks, ends } = self;
+        let Self { hub, keeper, mut tasks, ends, threads } = self;
         let mut session = JoinSet::new();
-        session.spawn(keeper.run(ends.session.clone()));
+        session.spawn_on(keeper.run(ends.session.clone()), &threads.handle());
         let ended = tokio::select! {
             () = stop.cancelled() => drain(&hub, &mut session, &ends, &kill).await,
             () = kill.cancelled() => None,

@@ -11,7 +11,6 @@
 //! - `hash`, `backups`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `offline`: files of nodes that do not run
-//! - `threads`: the log's own
 //! - `parts`: how all of them are put together
 //!
 //! Invariants: what is acknowledged is committed (`proposals` answers after apply); no clock reaches the state machine; a
@@ -48,7 +47,6 @@ mod testing;
 pub(crate) use testing::LoneNode;
 #[cfg(test)]
 mod tests;
-mod threads;
 mod trail;
 mod view;
 mod watch;
@@ -68,8 +66,12 @@ pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 pub use watch_hub::{RETAIN_BYTES, RETAIN_EVENTS};
 
 use crate::net::Listener;
+use crate::threads::Threads;
 use parts::Parts;
-use threads::Threads;
+
+/// Threads of their own for the log and the leases. One applies entries and takes snapshots apart, one may wait for it to
+/// look a session up, and the third one goes on.
+const THREADS: usize = 3;
 
 /// Longest time for another node to take over the lead before this one stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
@@ -126,7 +128,7 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let (api_address, peer_address) = (api.address(), peer.address());
-        let threads = Threads::start()?;
+        let threads = Threads::start(THREADS, "raft")?;
         let (parts, queues) = Parts::open(settings, api_address, peer_address, threads.handle()).await?;
         let raft = parts.raft.clone();
         let end = CancellationToken::new();

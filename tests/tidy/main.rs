@@ -20,13 +20,14 @@ const FUNCTION_LINES: usize = 70;
 const EMPTY_NAMES: [&str; 8] = ["utils", "util", "helpers", "helper", "common", "types", "misc", "shared"];
 
 /// What each part of the service may import of the others. Arrows point down only: a part stands below all that import it.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("chance", &[]),
     ("clock", &[]),
     ("lease", &[]),
     ("net", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),
+    ("threads", &[]),
     ("directory", &[]),
     ("view", &["directory"]),
     ("wire", &["directory"]),
@@ -36,11 +37,39 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("api", &["chance", "clock", "directory", "lease", "net", "push", "telemetry", "view", "wire"]),
     (
         "node",
-        &["api", "chance", "client", "clock", "directory", "lease", "net", "peer", "push", "telemetry", "view", "wire"],
+        &[
+            "api",
+            "chance",
+            "client",
+            "clock",
+            "directory",
+            "lease",
+            "net",
+            "peer",
+            "push",
+            "telemetry",
+            "threads",
+            "view",
+            "wire",
+        ],
     ),
     (
         "gateway",
-        &["api", "chance", "client", "clock", "directory", "lease", "net", "peer", "push", "telemetry", "view", "wire"],
+        &[
+            "api",
+            "chance",
+            "client",
+            "clock",
+            "directory",
+            "lease",
+            "net",
+            "peer",
+            "push",
+            "telemetry",
+            "threads",
+            "view",
+            "wire",
+        ],
     ),
     // Verbs that work on the files of a node that does not run.
     ("cli", &["chance", "net", "node", "wire"]),

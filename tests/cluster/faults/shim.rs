@@ -1,4 +1,4 @@
-//! A disk that fails on command: preloaded into a process of the program, it stands between it and the C library.
+//! A disk that fails and a wall clock that jumps on command: preloaded into a process of the program, it stands between it and the C library.
 //!
 //! Compiled by itself (`rustc --edition 2024 --crate-type cdylib`), without dependencies; see the harness beside it.
 //! Files below the directory that `FAULTS_BELOW` names are affected, nothing else: no socket and no log line. What
@@ -12,6 +12,7 @@
 //! write enospc in snapshots     those of files whose path contains the word do
 //! write torn                    half of it is written, then the process is gone
 //! space 1000000                 statvfs and fstatvfs tell so many free bytes
+//! clock -3600                   the wall clock is so many seconds ahead, or behind; no other clock is
 //! ```
 //! The first rule that fits counts. What was made to fail is noted, a line each, in the control file's neighbour that ends in
 //! `.failed`. Without the two variables, and without the file, nothing is changed.
@@ -60,6 +61,7 @@ enum Fault {
     Delay { milliseconds: u64, chance: f64 },
     Torn,
     Space(u64),
+    Clock(i64),
 }
 
 struct Rule {
@@ -82,6 +84,7 @@ impl Rule {
                 Fault::Delay { milliseconds, chance: words.next().map_or(Some(1.0), |chance| chance.parse().ok())? }
             }
             bytes if call == "space" => Fault::Space(bytes.parse().ok()?),
+            seconds if call == "clock" => Fault::Clock(seconds.parse().ok()?),
             _ => return None,
         };
         Some(Rule { call, fault, within: within.trim().to_owned() })
@@ -181,7 +184,7 @@ fn allowed(call: &str, fd: c_int) -> Result<bool, ()> {
             Ok(true)
         }
         Some(Fault::Torn) => Ok(false),
-        Some(Fault::Space(_)) | None => Ok(true),
+        Some(Fault::Space(_) | Fault::Clock(_)) | None => Ok(true),
     }
 }
 
@@ -288,4 +291,33 @@ spaces! {
     statvfs64(path: *const c_char) given(path), c"statvfs64";
     fstatvfs(fd: c_int) path_of(fd), c"fstatvfs";
     fstatvfs64(fd: c_int) path_of(fd), c"fstatvfs64";
+}
+
+const CLOCK_REALTIME: c_int = 0;
+
+#[repr(C)]
+pub struct TimeSpec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// # Safety
+/// As of the C library.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_gettime(clock: c_int, told: *mut TimeSpec) -> c_int {
+    static REAL: OnceLock<usize> = OnceLock::new();
+    // SAFETY: the symbol is the function of this name, and the caller's pointer is handed on.
+    let result = unsafe {
+        let real: extern "C" fn(c_int, *mut TimeSpec) -> c_int = std::mem::transmute(real(&REAL, c"clock_gettime"));
+        real(clock, told)
+    };
+    if clock == CLOCK_REALTIME
+        && result == 0
+        && let Some(control) = control()
+        && let Some(Fault::Clock(seconds)) = control.fault("clock", || Some(control.below.clone()))
+    {
+        // SAFETY: the C library has just written there.
+        unsafe { (*told).seconds += seconds };
+    }
+    result
 }
