@@ -85,8 +85,8 @@ impl Run {
             let found: Vec<_> = (0..BATCH / 2)
                 .filter_map(|n| {
                     let n = (start + n * 7919) % count;
-                    let live = *self.directory.connections_of(&user(n)).first()?;
-                    Some((n, live.id))
+                    let id = self.directory.connections_of(&user(n)).first()?.id;
+                    Some((n, id))
                 })
                 .collect();
             let Some(epoch) = found.first().map(|(_, id)| id.epoch) else { continue };

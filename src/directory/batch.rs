@@ -6,7 +6,8 @@ use super::command::{Batch, Op, Policy, Reason, Register};
 use super::ids::{ConnectionId, Epoch, Revision, Serial};
 use super::limits::{is_name, is_optional_name};
 use super::outcome::{BatchDone, BatchRefused, Connection, Event, Invalid, OpOutcome, OpRefused};
-use super::state::{Directory, check_text, text_bytes_of};
+use super::packed::Packed;
+use super::state::{Directory, check_text};
 use super::users::hash_of;
 
 /// A batch while it is applied: what it needs of its session, and what it changes there.
@@ -69,21 +70,21 @@ impl Directory {
         work.last_serial = Some(register.serial);
         let hash = hash_of(&register.user);
         let held = self.users.get(hash, &register.user, &self.pages);
-        let live = held.map_or(0, |held| self.live_of(held));
+        let live = held.map_or(0, |held| self.live_of(&held));
         match register.policy {
             Policy::Multi { max } if live >= max as usize => return Err(OpRefused::ConnectionLimit { max }),
             Policy::Multi { .. } => {}
         }
         let connection = Arc::new(Connection {
-            user: self.share_user(hash, &register.user),
-            device: self.devices.share(&register.device),
+            user: Arc::clone(&register.user),
+            device: self.pages.share_device(&register.device),
             granted: self.revision,
             connected_at_ms: register.connected_at_ms,
             remote: register.remote.clone(),
             meta: register.meta.clone(),
             meta_version: 1,
         });
-        self.add(id, Arc::clone(&connection), hash);
+        self.add(id, &connection, hash);
         work.connections += 1;
         let gateway = Arc::clone(&work.gateway);
         work.events.push(Event::Opened { id, connection, gateway, first: live == 0 });
@@ -93,9 +94,9 @@ impl Directory {
     fn unregister(&mut self, work: &mut Work<'_>, id: ConnectionId, reason: Reason) -> bool {
         let Some(connection) = self.take(id) else { return false };
         work.connections -= 1;
-        let user = Arc::clone(&connection.user);
+        let user = connection.user;
         let held = self.users.get(hash_of(&user), &user, &self.pages);
-        let last = held.is_none_or(|held| self.live_of(held) == 0);
+        let last = held.is_none_or(|held| self.live_of(&held) == 0);
         let gateway = Arc::clone(&work.gateway);
         work.events.push(Event::Closed { id, user, gateway, granted: connection.granted, reason, last });
         true
@@ -115,10 +116,9 @@ impl Directory {
             return Err(OpRefused::VersionMismatch { current });
         }
         let version = current.saturating_add(1);
-        let after = Connection { meta: Some(Arc::clone(meta)), meta_version: version, ..Connection::clone(before) };
-        self.text_bytes = self.text_bytes - text_bytes_of(before) + text_bytes_of(&after);
+        let after = Connection { meta: Some(Arc::clone(meta)), meta_version: version, ..before.to_connection() };
         let (user, granted, gateway) = (Arc::clone(&after.user), after.granted, Arc::clone(&work.gateway));
-        self.pages.put(id, Arc::new(after));
+        self.pages.put(id, &after);
         work.events.push(Event::MetaChanged { id, user, gateway, granted, meta: Arc::clone(meta), version });
         Ok(version)
     }
@@ -137,8 +137,8 @@ fn check_register(register: &Register) -> Result<(), Invalid> {
 
 /// Whether a registration asks for what is there. When and from where the client came is data for people, and a server
 /// in between may tell it anew for each copy; metadata that was replaced since says nothing either way.
-fn is_repeated(connection: &Connection, register: &Register) -> bool {
-    connection.user == register.user
-        && connection.device == register.device
-        && (connection.meta_version > 1 || connection.meta == register.meta)
+fn is_repeated(connection: &Packed<'_>, register: &Register) -> bool {
+    connection.user == &*register.user
+        && connection.device() == &*register.device
+        && (connection.meta_version > 1 || connection.meta == register.meta.as_deref())
 }

@@ -12,13 +12,17 @@
 
 mod batch;
 mod command;
+mod held;
 mod ids;
 mod interner;
 mod invariants;
 pub mod limits;
 mod outcome;
+mod packed;
+mod page;
 mod pages;
 mod read;
+mod remote;
 mod restore;
 mod sessions;
 mod snapshot;

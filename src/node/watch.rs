@@ -257,7 +257,7 @@ async fn until_confirmed(confirming: &mut Option<(Instant, Confirmation)>) -> (u
 /// The connections after `after`, and the last of them.
 fn chunk(frozen: &Directory, after: Option<ConnectionId>) -> Option<(ConnectionId, WatchFrame)> {
     let connections: Vec<_> =
-        frozen.scan(after).take(CHUNK).map(|live| (live.id, Arc::clone(live.connection))).collect();
+        frozen.scan(after).take(CHUNK).map(|live| (live.id, Arc::clone(&live.connection))).collect();
     let last = connections.last()?.0;
     Some((last, WatchFrame::SnapshotChunk { sessions: Vec::new(), connections }))
 }

@@ -12,6 +12,9 @@ use super::model::Model;
 
 pub(crate) const USERS: [&str; 6] = ["ada", "bob", "cy", "dee", "eve", "fay"];
 const GATEWAYS: [&str; 4] = ["gw-1", "gw-2", "gw-3", "gw-4"];
+/// Addresses in the form in which they are printed, and not quite.
+const ADDRESSES: [&str; 6] =
+    ["203.0.113.7:4711", "203.0.113.7", "203.0.113.7:04711", "[2001:db8::1]:443", "[2001:DB8::1]:443", "::1"];
 const REASONS: [Reason; 4] = [Reason::Closed, Reason::Expired, Reason::Died, Reason::Drained];
 
 /// Makes entries that fit the present state of a model, more or less.
@@ -125,7 +128,7 @@ impl Generator {
             device: self.pick(&["", "web", "ios"]).into(),
             policy: Policy::Multi { max: self.rng.u32(..9) },
             connected_at_ms: self.rng.u64(..3),
-            remote: text(&mut self.rng),
+            remote: if self.one_in(3) { Some(self.pick(&ADDRESSES).into()) } else { text(&mut self.rng) },
             meta: text(&mut self.rng),
         };
         match self.rng.u32(..120) {
