@@ -113,7 +113,7 @@ impl Log {
     pub(super) fn connections(&self, user: &str, revision: Revision) -> Vec<(ConnectionId, Connection)> {
         let (_, state) = self.states.range(..=revision).next_back().unwrap();
         let live = state.connections_of(user).into_iter();
-        live.map(|live| (live.id, Connection::clone(live.connection))).collect()
+        live.map(|live| (live.id, Connection::clone(&live.connection))).collect()
     }
 
     pub(super) fn user(&mut self) -> &'static str {

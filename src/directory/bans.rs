@@ -66,7 +66,7 @@ impl Directory {
     fn user_of(&self, id: ConnectionId) -> Option<Arc<str>> {
         self.sessions.get(&id.epoch)?;
         let waits = || self.involved.get(&id).map(|involved| Arc::clone(&involved.user));
-        self.pages.get(id).map(|connection| Arc::clone(&connection.user)).or_else(waits)
+        self.pages.get(id).map(|connection| connection.user.into()).or_else(waits)
     }
 
     /// A user's connections, live ones and then those that wait, with their devices.

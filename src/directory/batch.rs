@@ -6,7 +6,7 @@ use super::command::{Batch, Op, Reason};
 use super::ids::{ConnectionId, Epoch, Serial};
 use super::outcome::{BatchDone, BatchRefused, Connection, Event, OpOutcome, OpRefused};
 use super::sessions::Counts;
-use super::state::{Directory, check_text, text_bytes_of};
+use super::state::{Directory, check_text};
 
 /// A batch while it is applied: what it needs of its session, and what it changes there.
 pub(super) struct Work<'a> {
@@ -106,10 +106,9 @@ impl Directory {
             return Err(OpRefused::VersionMismatch { current });
         }
         let version = current.saturating_add(1);
-        let after = Connection { meta: Some(Arc::clone(meta)), meta_version: version, ..Connection::clone(before) };
-        self.text_bytes = self.text_bytes - text_bytes_of(before) + text_bytes_of(&after);
+        let after = Connection { meta: Some(Arc::clone(meta)), meta_version: version, ..before.to_connection() };
         let (user, granted, gateway) = (Arc::clone(&after.user), after.granted, Arc::clone(&work.gateway));
-        self.pages.put(id, Arc::new(after));
+        self.pages.put(id, &after);
         work.events.push(Event::MetaChanged { id, user, gateway, granted, meta: Arc::clone(meta), version });
         Ok(version)
     }

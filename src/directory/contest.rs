@@ -76,8 +76,8 @@ pub(super) fn overlap(a: (Per, &str), b: (Per, &str)) -> bool {
 }
 
 /// Whether a connection is, or claims, what another claims.
-fn is_claimed(connection: &Connection, claim: (Per, &str)) -> bool {
-    overlap((connection.claim.unwrap_or(Per::Device), &connection.device), claim)
+fn is_claimed(own: Option<Per>, device: &str, claim: (Per, &str)) -> bool {
+    overlap((own.unwrap_or(Per::Device), device), claim)
 }
 
 pub(super) fn ids_of(epoch: Epoch) -> RangeInclusive<ConnectionId> {
@@ -96,10 +96,14 @@ impl Directory {
                     continue;
                 }
                 let standing = if live { Standing::Live } else { Standing::Hidden };
-                let ids = held.serials(epoch).iter().map(|serial| ConnectionId { epoch, serial: *serial });
-                let all = ids.filter_map(|id| Some(Rival { id, connection: self.pages.get(id)?.clone(), standing }));
-                rivals.extend(all.filter(|rival| {
-                    (live || rival.connection.claim.is_some()) && is_claimed(&rival.connection, claim)
+                let ids = held.serials(epoch).map(|serial| ConnectionId { epoch, serial });
+                let all = ids.filter_map(|id| Some((id, self.pages.get(id)?)));
+                let those = all.filter(|(_, there)| {
+                    (live || there.claim.is_some()) && is_claimed(there.claim, there.device(), claim)
+                });
+                rivals.extend(those.map(|(id, there)| {
+                    let connection = Arc::new(there.to_connection());
+                    Rival { id, connection, standing }
                 }));
             }
         }
@@ -114,7 +118,7 @@ impl Directory {
             rivals.extend(
                 shadows
                     .chain(pending)
-                    .filter(|(_, connection, _)| is_claimed(connection, claim))
+                    .filter(|(_, connection, _)| is_claimed(connection.claim, &connection.device, claim))
                     .map(|(id, connection, standing)| Rival { id, connection: Arc::clone(connection), standing }),
             );
         }
@@ -220,7 +224,7 @@ impl Directory {
             .map(|(id, connection)| {
                 self.involved.remove(&id);
                 let connection = Arc::new(Connection { granted: revision, ..Arc::unwrap_or_clone(connection) });
-                self.add(id, Arc::clone(&connection), hash_of(user));
+                self.add(id, &connection, hash_of(user));
                 counts.opened(id.epoch, &connection);
                 (id, connection)
             })

@@ -1,12 +1,12 @@
 //! What must hold between any two entries, checked from scratch. For tests and for `check`; it takes seconds on a large state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::command::Per;
 use super::contest::overlap;
-use super::ids::{ConnectionId, Epoch};
-use super::outcome::Connection;
-use super::state::{Directory, text_bytes_of};
+use super::ids::Epoch;
+use super::packed::Packed;
+use super::state::Directory;
 use super::users::hash_of;
 
 impl Directory {
@@ -18,7 +18,7 @@ impl Directory {
         self.pages.check()?;
         let held = self.check_connections()?;
         self.check_sessions(&held)?;
-        self.check_index()?;
+        self.users.check(&self.pages)?;
         self.check_claims()?;
         self.check_contests()?;
         self.topics.check()
@@ -26,18 +26,18 @@ impl Directory {
 
     /// No two live connections of a user claim the same.
     fn check_claims(&self) -> Result<(), String> {
-        for (_, held) in self.users.iter() {
-            let live = held.runs().filter(|(epoch, _)| self.sessions.contains_key(epoch));
-            let ids = live.flat_map(|(epoch, _)| {
-                held.serials(epoch).iter().map(move |serial| ConnectionId { epoch, serial: *serial })
-            });
-            let claims: Vec<_> =
-                ids.filter_map(|id| self.pages.get(id).filter(|there| there.claim.is_some())).collect();
+        let mut of_users: BTreeMap<&str, Vec<Packed<'_>>> = BTreeMap::new();
+        for (id, there) in self.pages.iter() {
+            if there.claim.is_some() && self.sessions.contains_key(&id.epoch) {
+                of_users.entry(there.user).or_default().push(there);
+            }
+        }
+        for claims in of_users.values() {
             for (at, one) in claims.iter().enumerate() {
-                let claim = |connection: &Connection| connection.claim.unwrap_or(Per::Device);
+                let claim = |connection: &Packed<'_>| connection.claim.unwrap_or(Per::Device);
                 let clash = claims[at + 1..]
                     .iter()
-                    .find(|other| overlap((claim(one), &one.device), (claim(other), &other.device)));
+                    .find(|other| overlap((claim(one), one.device()), (claim(other), other.device())));
                 if let Some(other) = clash {
                     return Err(format!("{one:?} and {other:?} claim the same"));
                 }
@@ -86,20 +86,15 @@ impl Directory {
     /// many each session holds.
     fn check_connections(&self) -> Result<BTreeMap<Epoch, u64>, String> {
         let mut held = BTreeMap::new();
-        let mut text_bytes = 0;
         for (id, connection) in self.pages.iter() {
             *held.entry(id.epoch).or_insert(0) += 1;
-            text_bytes += text_bytes_of(connection);
             if connection.granted < id.epoch || connection.granted > self.revision {
                 return Err(format!("{id} was granted at {}, the state is {}", connection.granted, self.revision));
             }
-            let found = self.users.get(hash_of(&connection.user), &connection.user, &self.pages);
+            let found = self.users.get(hash_of(connection.user), connection.user, &self.pages);
             if !found.is_some_and(|held| held.contains(id)) {
                 return Err(format!("{id} is not found by its user {}", connection.user));
             }
-        }
-        if text_bytes != self.text_bytes {
-            return Err(format!("{text_bytes} bytes of text are counted as {}", self.text_bytes));
         }
         Ok(held)
     }
@@ -137,30 +132,5 @@ impl Directory {
             Some((name, incumbent)) => Err(format!("gateway {name} is of a later revision: {incumbent:?}")),
             None => Ok(()),
         }
-    }
-
-    /// The index has nothing else, each user once, in order.
-    fn check_index(&self) -> Result<(), String> {
-        let mut users = BTreeSet::new();
-        let mut hash_before = 0;
-        for (hash, held) in self.users.iter() {
-            let mut ids = Vec::new();
-            for (epoch, _) in held.runs() {
-                ids.extend(held.serials(epoch).iter().map(|serial| ConnectionId { epoch, serial: *serial }));
-            }
-            if ids.is_empty() || !ids.is_sorted_by(|a, b| a < b) || hash < hash_before {
-                return Err(format!("the index holds {ids:?} under {hash}"));
-            }
-            hash_before = hash;
-            let owners: BTreeSet<_> = ids.iter().map(|id| self.pages.get(*id).map(|c| &c.user)).collect();
-            match owners.first() {
-                Some(Some(user)) if owners.len() == 1 && hash_of(user) == hash && users.insert(*user) => {}
-                _ => return Err(format!("the index holds {ids:?} under {hash}, which belong to {owners:?}")),
-            }
-        }
-        if users.len() != self.users.len() {
-            return Err(format!("{} users are counted as {}", users.len(), self.users.len()));
-        }
-        Ok(())
     }
 }

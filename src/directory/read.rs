@@ -7,17 +7,18 @@ use super::command::{Ban, Reason, Release};
 use super::contest::ids_of;
 use super::ids::{ConnectionId, Epoch, Revision, Serial};
 use super::outcome::{Connection, Event, OpOutcome, Session};
+use super::packed::Packed;
 use super::sessions::Alive;
 use super::state::Directory;
 use super::users::hash_of;
 
 /// A connection whose session is alive.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LiveConnection<'a> {
     /// Which.
     pub id: ConnectionId,
     /// What is kept of it.
-    pub connection: &'a Arc<Connection>,
+    pub connection: Arc<Connection>,
     /// Its session, and so its gateway.
     pub session: &'a Arc<Session>,
 }
@@ -114,12 +115,9 @@ impl Directory {
     pub fn connections_of(&self, user: &str) -> Vec<LiveConnection<'_>> {
         let Some(held) = self.users.get(hash_of(user), user, &self.pages) else { return Vec::new() };
         let mut found: Vec<_> = held
-            .runs()
-            .filter_map(|(epoch, _)| Some((epoch, &self.sessions.get(&epoch)?.session)))
-            .flat_map(|(epoch, session)| {
-                held.serials(epoch).iter().map(move |serial| (ConnectionId { epoch, serial: *serial }, session))
-            })
-            .filter_map(|(id, session)| Some(LiveConnection { id, connection: self.pages.get(id)?, session }))
+            .places(&self.pages)
+            .filter_map(|(id, place)| Some((id, place, &self.sessions.get(&id.epoch)?.session)))
+            .map(|(id, place, session)| live_connection(id, self.pages.at(place), session))
             .collect();
         found.sort_unstable_by_key(|live| (live.connection.granted, live.id));
         found
@@ -127,13 +125,13 @@ impl Directory {
 
     /// Whether a user has a live connection; cheaper than [`Self::connections_of`].
     pub fn is_online(&self, user: &str) -> bool {
-        self.users.get(hash_of(user), user, &self.pages).is_some_and(|held| self.live_of(held) > 0)
+        self.users.get(hash_of(user), user, &self.pages).is_some_and(|held| self.live_of(&held) > 0)
     }
 
     /// One live connection.
     pub fn connection(&self, id: ConnectionId) -> Option<LiveConnection<'_>> {
         let session = &self.sessions.get(&id.epoch)?.session;
-        Some(LiveConnection { id, connection: self.pages.get(id)?, session })
+        Some(live_connection(id, self.pages.get(id)?, session))
     }
 
     /// One live session.
@@ -259,7 +257,7 @@ impl Directory {
         let after = after.map(|id| id.serial);
         self.sessions.get(&epoch).into_iter().flat_map(move |alive| {
             let session = &alive.session;
-            self.pages.scan(epoch, after).map(move |(id, connection)| LiveConnection { id, connection, session })
+            self.pages.scan(epoch, after).map(move |(id, connection)| live_connection(id, connection, session))
         })
     }
 
@@ -276,11 +274,11 @@ impl Directory {
         self.ended.get(&epoch).into_iter().flat_map(move |ended| {
             self.pages.scan(epoch, after).map(move |(id, connection)| Event::Closed {
                 id,
-                user: Arc::clone(&connection.user),
+                user: connection.user.into(),
                 gateway: Arc::clone(&ended.session.gateway),
                 granted: connection.granted,
                 reason: ended.reason,
-                last: self.is_last_of_ended(id, &connection.user),
+                last: self.is_last_of_ended(id, connection.user),
             })
         })
     }
@@ -288,13 +286,13 @@ impl Directory {
     /// Whether a user had a connection in a session that has ended. As [`Self::closed_by`], ask the copy that was frozen then.
     pub fn has_ended(&self, epoch: Epoch, user: &str) -> bool {
         let held = self.users.get(hash_of(user), user, &self.pages);
-        self.ended.contains_key(&epoch) && held.is_some_and(|held| !held.serials(epoch).is_empty())
+        self.ended.contains_key(&epoch) && held.is_some_and(|held| held.serials(epoch).next().is_some())
     }
 
     /// Whether a connection of an ended session is the user's last there, and no live one is elsewhere.
     fn is_last_of_ended(&self, id: ConnectionId, user: &str) -> bool {
         let held = self.users.get(hash_of(user), user, &self.pages);
-        held.is_some_and(|held| held.serials(id.epoch).last() == Some(&id.serial) && self.live_of(held) == 0)
+        held.is_some_and(|held| held.serials(id.epoch).next_back() == Some(id.serial) && self.live_of(&held) == 0)
     }
 
     /// How much is there.
@@ -305,25 +303,24 @@ impl Directory {
 
     /// An estimate of the memory of this state in bytes, without what frozen copies hold on to.
     pub fn state_bytes(&self) -> u64 {
-        // Measured by benches/directory.rs: a connection with its place in a page; a user's slot, and what an allocator
-        // adds to its name; a session and a gateway's record.
-        const CONNECTION_BYTES: u64 = 124;
-        const USER_BYTES: u64 = 68;
+        // A session and a gateway's record.
         const SESSION_BYTES: u64 = 512;
         // By the sizes of the structures: both sides of a topic's pair; a contest with its two connections, or a ban.
         const TOPIC_BYTES: u64 = 128;
         const INVOLVED_BYTES: u64 = 256;
-        let held = self.live + self.ended.values().map(|ended| ended.held).sum::<u64>();
         let sessions = (self.sessions.len() + self.gateways.len()) as u64;
         let outcomes = self.sessions.values().flat_map(|alive| alive.window.done()).map(|done| done.ops.len());
-        self.text_bytes
-            + held * CONNECTION_BYTES
-            + self.users.len() as u64 * USER_BYTES
+        self.pages.state_bytes()
+            + self.users.state_bytes()
             + sessions * SESSION_BYTES
             + (self.topics.len() as u64) * TOPIC_BYTES
             + (self.involved.len() + self.bans.len()) as u64 * INVOLVED_BYTES
             + (outcomes.sum::<usize>() * size_of::<OpOutcome>()) as u64
     }
+}
+
+fn live_connection<'a>(id: ConnectionId, connection: Packed<'a>, session: &'a Arc<Session>) -> LiveConnection<'a> {
+    LiveConnection { id, connection: Arc::new(connection.to_connection()), session }
 }
 
 fn live_session(epoch: Epoch, alive: &Alive) -> LiveSession<'_> {

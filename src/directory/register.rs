@@ -40,8 +40,8 @@ impl Directory {
         let place = self.place(work, register, &mut rivals)?;
         let hash = hash_of(&register.user);
         let connection = Arc::new(Connection {
-            user: self.share_user(hash, &register.user),
-            device: self.devices.share(&register.device),
+            user: Arc::clone(&register.user),
+            device: self.pages.share_device(&register.device),
             granted: self.revision,
             connected_at_ms: register.connected_at_ms,
             remote: register.remote.clone(),
@@ -59,9 +59,9 @@ impl Directory {
             return Ok(OpOutcome::Pending);
         }
         let held = self.users.get(hash, &connection.user, &self.pages);
-        let first = held.is_none_or(|held| self.live_of(held) == 0);
+        let first = held.is_none_or(|held| self.live_of(&held) == 0);
         let superseded = if let Place::Cleared = place { self.clear(work, &others) } else { Box::default() };
-        self.add(id, Arc::clone(&connection), hash);
+        self.add(id, &connection, hash);
         work.counts.opened(id.epoch, &connection);
         let gateway = Arc::clone(&work.gateway);
         work.events.push(Event::Opened { id, connection, gateway, first });
@@ -72,11 +72,13 @@ impl Directory {
     fn repeated(&self, id: ConnectionId, register: &Register) -> Option<OpOutcome> {
         if let Some(there) = self.pages.get(id) {
             let (granted, superseded) = (there.granted, Box::default());
-            return is_repeated(there, register).then_some(OpOutcome::Registered { granted, superseded });
+            let same = is_repeated(there.user, there.device(), there.meta, there.meta_version, register);
+            return same.then_some(OpOutcome::Registered { granted, superseded });
         }
         let contest = self.contests.get(&register.user)?;
         let waits = contest.pending.iter().find(|pending| pending.id == id)?;
-        is_repeated(&waits.connection, register).then_some(OpOutcome::Pending)
+        let Connection { user, device, meta, meta_version, .. } = &*waits.connection;
+        is_repeated(user, device, meta.as_deref(), *meta_version, register).then_some(OpOutcome::Pending)
     }
 
     /// What the policy of a newcomer says about those that are there.
@@ -162,13 +164,12 @@ impl Directory {
         let hash = hash_of(&register.user);
         let Some(held) = self.users.get(hash, &register.user, &self.pages) else { return 0 };
         match per {
-            Per::User => self.live_of(held),
+            Per::User => self.live_of(&held),
             Per::Device => {
                 let live = held.runs().filter(|(epoch, _)| self.sessions.contains_key(epoch));
-                let ids = live.flat_map(|(epoch, _)| {
-                    held.serials(epoch).iter().map(move |serial| ConnectionId { epoch, serial: *serial })
-                });
-                ids.filter(|id| self.pages.get(*id).is_some_and(|there| there.device == register.device)).count()
+                let ids =
+                    live.flat_map(|(epoch, _)| held.serials(epoch).map(move |serial| ConnectionId { epoch, serial }));
+                ids.filter(|id| self.pages.get(*id).is_some_and(|there| there.device() == &*register.device)).count()
             }
         }
     }
@@ -201,7 +202,7 @@ impl Directory {
                 reason: Reason::Superseded,
                 last: false,
             });
-            self.shade(id, connection, work.events);
+            self.shade(id, Arc::new(connection), work.events);
             superseded.push(id);
         }
         superseded.into()
@@ -221,8 +222,6 @@ fn check_register(register: &Register) -> Result<(), Invalid> {
 
 /// Whether a registration asks for what is there. When and from where the client came is data for people, and a server
 /// in between may tell it anew for each copy; metadata that was replaced since says nothing either way.
-fn is_repeated(connection: &Connection, register: &Register) -> bool {
-    connection.user == register.user
-        && connection.device == register.device
-        && (connection.meta_version > 1 || connection.meta == register.meta)
+fn is_repeated(user: &str, device: &str, meta: Option<&str>, meta_version: u32, register: &Register) -> bool {
+    user == &*register.user && device == &*register.device && (meta_version > 1 || meta == register.meta.as_deref())
 }

@@ -19,7 +19,10 @@ use super::bans::Banned;
 use super::command::Reason;
 use super::contest::{Contest, Involved};
 use super::ids::{ConnectionId, Epoch, Revision, Serial};
+use super::limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use super::outcome::{BatchDone, Connection, Session};
+use super::packed::Packed;
+use super::pages::Place;
 use super::sessions::{Alive, Ended, Incumbent, Window};
 use super::state::Directory;
 use super::users::hash_of;
@@ -55,15 +58,16 @@ impl From<SnapshotError> for io::Error {
     }
 }
 
+/// A connection is written from where it lies, and read as a whole.
 #[derive(Serialize, Deserialize)]
-enum Record {
+enum Record<C> {
     Head { revision: Revision },
     Gateway { name: Arc<str>, incumbent: Incumbent },
     Ban { user: Arc<str>, banned: Banned },
     Session { epoch: Epoch, session: Arc<Session>, last_serial: Option<Serial>, last_batch: u64 },
     Batch(BatchDone),
     Ended { epoch: Epoch, session: Arc<Session>, reason: Reason, claims: bool },
-    Connection { id: ConnectionId, connection: Arc<Connection> },
+    Connection { id: ConnectionId, connection: C },
     Contest { user: Arc<str>, contest: Arc<Contest> },
     Involved { id: ConnectionId, involved: Involved },
     Topic { topic: Arc<str>, epoch: Epoch },
@@ -96,7 +100,7 @@ impl Directory {
             blocks.put(&Record::Ended { epoch: *epoch, session, reason, claims })?;
         }
         for (id, connection) in self.pages.iter() {
-            blocks.put(&Record::Connection { id, connection: Arc::clone(connection) })?;
+            blocks.put(&Record::Connection { id, connection })?;
         }
         for (user, contest) in &self.contests {
             blocks.put(&Record::Contest { user: Arc::clone(user), contest: Arc::clone(contest) })?;
@@ -153,15 +157,15 @@ struct Loading {
     records: u64,
     stage: u8,
     last_id: Option<ConnectionId>,
-    /// Hash of the user and id of every connection. The index is made of them at the end and in order, because to look
+    /// Hash of the user and place of every connection. The index is made of them at the end and in order, because to look
     /// for the place of each in turn would be what takes longest.
-    index: Vec<(u64, ConnectionId)>,
+    index: Vec<(u64, Place)>,
 }
 
 impl Loading {
     /// Takes the next record and says whether it was the end. Records come in the order of `Record`, so that a state can be
     /// written in one way only.
-    fn take(&mut self, record: Record) -> Result<bool, &'static str> {
+    fn take(&mut self, record: Record<Arc<Connection>>) -> Result<bool, &'static str> {
         let stage = match &record {
             Record::Head { .. } => 0,
             Record::Gateway { .. } => 1,
@@ -203,7 +207,7 @@ impl Loading {
                 ascends(state.ended.get_max().map(|(last, _)| last), &epoch)?;
                 state.ended.insert(epoch, Ended { session, reason, held: 0, claims });
             }
-            Record::Connection { id, connection } => self.take_connection(id, Arc::unwrap_or_clone(connection))?,
+            Record::Connection { id, connection } => self.take_connection(id, &connection)?,
             Record::Contest { user, contest } => {
                 ascends(state.contests.get_max().map(|(last, _)| last), &user)?;
                 state.contests.insert(user, contest);
@@ -219,9 +223,12 @@ impl Loading {
         Ok(false)
     }
 
-    fn take_connection(&mut self, id: ConnectionId, read: Connection) -> Result<(), &'static str> {
+    fn take_connection(&mut self, id: ConnectionId, connection: &Connection) -> Result<(), &'static str> {
         ascends(self.last_id.as_ref(), &id)?;
         self.last_id = Some(id);
+        if !is_within_limits(connection) {
+            return Err("a text of a connection exceeds its limit");
+        }
         let state = &mut self.state;
         if let Some(alive) = state.sessions.get_mut(&id.epoch) {
             if Some(id.serial) > alive.last_serial {
@@ -229,14 +236,12 @@ impl Loading {
             }
             let alive = Arc::make_mut(alive);
             alive.connections += 1;
-            alive.exclusive += u64::from(read.claim.is_some());
+            alive.exclusive += u64::from(connection.claim.is_some());
             state.live += 1;
         } else {
             state.ended.get_mut(&id.epoch).ok_or("a connection has no session")?.held += 1;
         }
-        let connection = Connection { device: state.devices.share(&read.device), ..read };
-        self.index.push((hash_of(&connection.user), id));
-        state.put(id, Arc::new(connection));
+        self.index.push((hash_of(&connection.user), state.pages.put(id, connection)));
         Ok(())
     }
 
@@ -254,19 +259,9 @@ impl Loading {
 
     /// Makes the index of users.
     fn index(&mut self) {
-        let state = &mut self.state;
         self.index.sort_unstable();
-        for equal in self.index.chunk_by(|(a, _), (b, _)| a == b) {
-            if let [(hash, id)] = equal {
-                state.users.append(*hash, *id);
-                continue;
-            }
-            for (hash, id) in equal {
-                let Some(connection) = state.pages.get(*id).cloned() else { continue };
-                let user = state.share_user(*hash, &connection.user);
-                state.users.insert(*hash, &user, *id, &state.pages);
-                state.pages.put(*id, Arc::new(Connection { user, ..Connection::clone(&connection) }));
-            }
+        for (hash, place) in &self.index {
+            self.state.users.insert(*hash, *place, &self.state.pages);
         }
     }
 
@@ -284,6 +279,13 @@ impl Loading {
         self.index();
         Ok(())
     }
+}
+
+/// Pages rely on it.
+fn is_within_limits(connection: &Connection) -> bool {
+    let Connection { user, device, remote, meta, .. } = connection;
+    user.len().max(device.len()) <= NAME_BYTES_MAX
+        && [remote, meta].into_iter().flatten().all(|text| text.len() <= TEXT_BYTES_MAX)
 }
 
 fn ascends<T: Ord>(last: Option<&T>, next: &T) -> Result<(), &'static str> {
@@ -308,7 +310,7 @@ impl<'a> BlockWriter<'a> {
         Ok(Self { out, block: Vec::with_capacity(2 * BLOCK_BYTES), checksum, records: 0 })
     }
 
-    fn put(&mut self, record: &Record) -> io::Result<()> {
+    fn put(&mut self, record: &Record<Packed<'_>>) -> io::Result<()> {
         postcard::to_io(record, &mut self.block).map_err(io::Error::other)?;
         self.records += 1;
         if self.block.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
@@ -384,4 +386,47 @@ fn read_array<const N: usize>(input: &mut dyn Read) -> io::Result<[u8; N]> {
 
 fn ends_early() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the snapshot ends early")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::GatewayAddresses;
+    use super::*;
+
+    #[test]
+    fn texts_beyond_their_limits_are_damage() {
+        let read = |user: usize, device: usize, remote: usize, meta: usize| {
+            let text = |bytes: usize| Arc::<str>::from("t".repeat(bytes));
+            let session = Session {
+                gateway: "gw-1".into(),
+                nonce: "n".into(),
+                attempt: 1,
+                lease_ms: 3000,
+                addresses: GatewayAddresses::default(),
+            };
+            let connection = Connection {
+                user: text(user),
+                device: text(device),
+                granted: 1,
+                connected_at_ms: 5,
+                remote: Some(text(remote)),
+                meta: Some(text(meta)),
+                meta_version: 1,
+                claim: None,
+            };
+            let mut state = Directory::new();
+            state.advance(1);
+            state.ended.insert(1, Ended { session: Arc::new(session), reason: Reason::Died, held: 1, claims: false });
+            state.add(ConnectionId { epoch: 1, serial: 1 }, &connection, hash_of(&connection.user));
+            let mut bytes = Vec::new();
+            state.write_to(&mut bytes).unwrap();
+            Directory::read_from(&mut bytes.as_slice()).map(|read| read.digest() == state.digest()).ok()
+        };
+        let (name, text) = (NAME_BYTES_MAX, TEXT_BYTES_MAX);
+        assert_eq!(read(name, name, text, text), Some(true));
+        assert_eq!(read(name + 1, name, text, text), None);
+        assert_eq!(read(name, name + 1, text, text), None);
+        assert_eq!(read(name, name, text + 1, text), None);
+        assert_eq!(read(name, name, text, text + 1), None);
+    }
 }

@@ -8,14 +8,14 @@ use imbl::OrdMap;
 use super::bans::Banned;
 use super::command::{Command, Entry, GatewayAddresses, OpenSession, Reason};
 use super::contest::{Contest, Involved, ids_of};
+use super::held::Held;
 use super::ids::{ConnectionId, Epoch, Revision};
-use super::interner::Interner;
 use super::limits::{TEXT_BYTES_MAX, is_name};
 use super::outcome::{Applied, Connection, Event, Invalid, OpenRefused, Outcome, Session, SessionEnd};
 use super::pages::Pages;
 use super::sessions::{Alive, Change, Counts, Ended, Incumbent};
 use super::topics::Topics;
-use super::users::{Held, Users, hash_of};
+use super::users::{Users, hash_of};
 
 /// Which user is connected where.
 ///
@@ -37,9 +37,6 @@ pub struct Directory {
     pub(super) bans: OrdMap<Arc<str>, Banned>,
     /// Connections of live sessions.
     pub(super) live: u64,
-    /// Bytes of text of all connections that are held.
-    pub(super) text_bytes: u64,
-    pub(super) devices: Interner,
 }
 
 impl Directory {
@@ -197,35 +194,23 @@ impl Directory {
         }
     }
 
-    /// A user's name, shared with the connections that it has already.
-    pub(super) fn share_user(&self, hash: u64, user: &Arc<str>) -> Arc<str> {
-        let held = self.users.get(hash, user, &self.pages);
-        let known = held.and_then(|held| self.pages.get(held.any()));
-        Arc::clone(known.map_or(user, |known| &known.user))
-    }
-
     /// Adds a connection to the pages and the index. The counts of its session are the caller's.
-    pub(super) fn add(&mut self, id: ConnectionId, connection: Arc<Connection>, hash: u64) {
-        self.users.insert(hash, &connection.user, id, &self.pages);
-        self.put(id, connection);
-    }
-
-    /// Adds a connection to the pages; the index is the caller's, too.
-    pub(super) fn put(&mut self, id: ConnectionId, connection: Arc<Connection>) {
-        self.text_bytes += text_bytes_of(&connection);
-        self.pages.put(id, connection);
+    pub(super) fn add(&mut self, id: ConnectionId, connection: &Connection, hash: u64) {
+        let place = self.pages.put(id, connection);
+        self.users.insert(hash, place, &self.pages);
     }
 
     /// Removes a connection from the pages and the index. The counts of its session are the caller's.
-    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Arc<Connection>> {
-        let connection = self.pages.remove(id)?;
-        self.users.remove(hash_of(&connection.user), id);
-        self.text_bytes -= text_bytes_of(&connection);
+    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Connection> {
+        let place = self.pages.place(id)?;
+        let connection = self.pages.at(place).to_connection();
+        self.users.remove(hash_of(&connection.user), place, &self.pages);
+        self.pages.remove(place);
         Some(connection)
     }
 
     /// How many of a user's connections are live.
-    pub(super) fn live_of(&self, held: &Held) -> usize {
+    pub(super) fn live_of(&self, held: &Held<'_>) -> usize {
         held.runs().filter(|(epoch, _)| self.sessions.contains_key(epoch)).map(|(_, count)| count).sum()
     }
 }
@@ -238,14 +223,6 @@ impl fmt::Debug for Directory {
             .field("connections", &self.live)
             .finish_non_exhaustive()
     }
-}
-
-/// Bytes of the texts of a connection.
-pub(super) fn text_bytes_of(connection: &Connection) -> u64 {
-    let optional = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
-    let bytes =
-        connection.user.len() + connection.device.len() + optional(&connection.remote) + optional(&connection.meta);
-    bytes as u64
 }
 
 /// Whether a text that may be missing is within the limit.

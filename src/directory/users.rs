@@ -1,15 +1,22 @@
-//! The connections by user: an index of ids, without the names. It is derived from the connections, so a snapshot does not
+//! The connections by user: an index of places, without the names. It is derived from the connections, so a snapshot does not
 //! carry it, and its order never shows.
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use super::ids::{ConnectionId, Epoch, Serial};
-use super::pages::Pages;
+use imbl::OrdMap;
+
+use super::held::{Held, Many};
+use super::pages::{Pages, Place};
 
 /// The index has `ROWS` rows of `ROWS` shards. A freeze shares all rows; the first change afterwards copies one row
-/// (256 pointers) and one shard (at ten million users about 150 slots of 32 bytes, and no string).
-const ROWS: usize = 256;
+/// (128 pointers) and one shard (at ten million users about 600 slots of 8 bytes, and no string).
+const ROWS: usize = 1 << ROW_BITS;
+const ROW_BITS: u32 = 7;
+
+/// A user with more connections than this is kept in a set of his own; one with fewer than half of it is not.
+const FEW: usize = 8;
 
 /// Hash of a user: fixed keys, so that a run can be repeated, and a function for which collisions are not easily made up.
 pub(super) fn hash_of(user: &str) -> u64 {
@@ -19,116 +26,53 @@ pub(super) fn hash_of(user: &str) -> u64 {
     hasher.finish()
 }
 
-/// What one user holds.
-#[derive(Clone)]
-pub(super) enum Held {
-    /// One connection, the usual case.
-    One(ConnectionId),
-    /// Several, as runs in order of the epochs.
-    Many(Arc<Vec<Run>>),
-}
+/// One connection of a user, or the sign that the user has many: the bits of the hash that follow those which chose the
+/// shard, then a bit for that sign, then the place. Whether it is the right user, the connection tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot(u64);
 
-/// The connections of one user in one session, in order.
-#[derive(Clone)]
-pub(super) struct Run {
-    epoch: Epoch,
-    serials: Vec<Serial>,
-}
+impl Slot {
+    const MANY: u64 = 1 << Place::BITS;
+    const TAG: u64 = !(Self::MANY | (Self::MANY - 1));
 
-impl Held {
-    /// How many connections are in each session, in order of the epochs.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (Epoch, usize)> {
-        let (one, many): (_, &[Run]) = match self {
-            Self::One(id) => (Some((id.epoch, 1)), &[]),
-            Self::Many(runs) => (None, runs),
-        };
-        one.into_iter().chain(many.iter().map(|run| (run.epoch, run.serials.len())))
+    fn at(hash: u64, place: Place) -> Self {
+        Self(Self::tag(hash) | place.bits())
     }
 
-    /// The connections of one session, in order.
-    pub(super) fn serials(&self, epoch: Epoch) -> &[Serial] {
-        match self {
-            Self::One(id) if id.epoch == epoch => std::slice::from_ref(&id.serial),
-            Self::One(_) => &[],
-            Self::Many(runs) => find(runs, epoch).map_or(&[], |at| &runs[at].serials),
-        }
+    fn many(hash: u64) -> Self {
+        Self(Self::tag(hash) | Self::MANY)
     }
 
-    /// Any of the connections.
-    pub(super) fn any(&self) -> ConnectionId {
-        match self {
-            Self::One(id) => *id,
-            Self::Many(runs) => ConnectionId { epoch: runs[0].epoch, serial: runs[0].serials[0] },
-        }
+    fn tag(hash: u64) -> u64 {
+        (hash << (2 * ROW_BITS)) & Self::TAG
     }
 
-    pub(super) fn contains(&self, id: ConnectionId) -> bool {
-        self.serials(id.epoch).binary_search(&id.serial).is_ok()
-    }
-
-    fn insert(&mut self, id: ConnectionId) {
-        if let Self::One(one) = *self {
-            *self = Self::Many(Arc::new(vec![Run { epoch: one.epoch, serials: vec![one.serial] }]));
-        }
-        let Self::Many(runs) = self else { return };
-        let runs = Arc::make_mut(runs);
-        match runs.binary_search_by_key(&id.epoch, |run| run.epoch) {
-            Ok(at) => {
-                let serials = &mut runs[at].serials;
-                // Serials only grow within a session, so this is the end of the list.
-                if let Err(at) = serials.binary_search(&id.serial) {
-                    serials.insert(at, id.serial);
-                }
-            }
-            Err(at) => runs.insert(at, Run { epoch: id.epoch, serials: vec![id.serial] }),
-        }
-    }
-
-    /// Removes one of several.
-    fn remove(&mut self, id: ConnectionId) {
-        let Self::Many(runs) = self else { return };
-        let runs = Arc::make_mut(runs);
-        let Some(at) = find(runs, id.epoch) else { return };
-        if let Ok(at_serial) = runs[at].serials.binary_search(&id.serial) {
-            runs[at].serials.remove(at_serial);
-        }
-        if runs[at].serials.is_empty() {
-            runs.remove(at);
-        }
-        if let [Run { epoch, serials }] = runs.as_slice()
-            && let [serial] = serials.as_slice()
-        {
-            *self = Self::One(ConnectionId { epoch: *epoch, serial: *serial });
-        }
+    /// None if it is the sign.
+    fn place(self) -> Option<Place> {
+        (self.0 & Self::MANY == 0).then(|| Place::from_bits(self.0 & !Self::TAG))
     }
 }
 
-fn find(runs: &[Run], epoch: Epoch) -> Option<usize> {
-    runs.binary_search_by_key(&epoch, |run| run.epoch).ok()
-}
-
-#[derive(Clone)]
-struct Slot {
-    hash: u64,
-    held: Held,
-}
-
-/// Sorted by hash. Users with equal hashes have a slot each and are told apart by the connections themselves.
+/// Sorted.
 type Shard = Vec<Slot>;
 
 /// What is not there holds nothing.
 type Row = Vec<Option<Arc<Shard>>>;
 
-/// The index. Cloning copies 256 pointers.
+/// The index. Cloning copies 128 pointers.
 #[derive(Clone)]
 pub(super) struct Users {
     rows: Vec<Option<Arc<Row>>>,
+    many: OrdMap<Arc<str>, Many>,
     count: usize,
+    slots: usize,
+    /// Connections of users that have many.
+    in_many: usize,
 }
 
 impl Default for Users {
     fn default() -> Self {
-        Self { rows: vec![None; ROWS], count: 0 }
+        Self { rows: vec![None; ROWS], many: OrdMap::new(), count: 0, slots: 0, in_many: 0 }
     }
 }
 
@@ -139,50 +83,136 @@ impl Users {
     }
 
     /// What a user holds; `hash` is [`hash_of`] the user.
-    pub(super) fn get(&self, hash: u64, user: &str, pages: &Pages) -> Option<&Held> {
-        let shard = self.shard(hash);
-        position(shard, hash, |held| is_of(held, user, pages)).map(|at| &shard[at].held)
+    pub(super) fn get(&self, hash: u64, user: &str, pages: &Pages) -> Option<Held<'_>> {
+        let tagged = tagged(self.shard(hash), hash);
+        if tagged.last() == Some(&Slot::many(hash))
+            && let Some(many) = self.many.get(user)
+        {
+            return Some(Held::Many(many));
+        }
+        let mut found = places_of(tagged, user, pages).map(|place| (pages.id_at(place), place));
+        let first = found.next()?;
+        let Some(second) = found.next() else { return Some(Held::One(first)) };
+        let mut few: Vec<_> = [first, second].into_iter().chain(found).collect();
+        few.sort_unstable();
+        Some(Held::Few(few))
     }
 
-    /// Adds a connection of a user; `pages` need not have it yet.
-    pub(super) fn insert(&mut self, hash: u64, user: &str, id: ConnectionId, pages: &Pages) {
-        let shard = self.shard_mut(hash);
-        if let Some(at) = position(shard, hash, |held| is_of(held, user, pages)) {
-            shard[at].held.insert(id);
+    /// Adds a connection that `pages` holds.
+    pub(super) fn insert(&mut self, hash: u64, place: Place, pages: &Pages) {
+        let shard = shard_mut(&mut self.rows, hash);
+        let others = tagged(shard, hash);
+        if !others.is_empty() {
+            let user = pages.at(place).user;
+            if others.last() == Some(&Slot::many(hash))
+                && let Some(many) = self.many.get_mut(user)
+            {
+                many.insert(pages.id_at(place));
+                self.in_many += 1;
+                return;
+            }
+            let of_user: Vec<Place> = places_of(others, user, pages).collect();
+            if of_user.len() == FEW {
+                let mut many = Many::default();
+                many.insert(pages.id_at(place));
+                for place in of_user {
+                    many.insert(pages.id_at(place));
+                    remove_slot(shard, Slot::at(hash, place));
+                }
+                self.many.insert(user.into(), many);
+                insert_slot(shard, Slot::many(hash));
+                self.slots = self.slots + 1 - FEW;
+                self.in_many += FEW + 1;
+                return;
+            }
+            self.count += usize::from(of_user.is_empty());
         } else {
-            let at = shard.partition_point(|slot| slot.hash < hash);
-            make_room(shard);
-            shard.insert(at, Slot { hash, held: Held::One(id) });
             self.count += 1;
         }
+        insert_slot(shard, Slot::at(hash, place));
+        self.slots += 1;
     }
 
-    /// Adds the only connection of a user whose hash is above all that are there.
-    pub(super) fn append(&mut self, hash: u64, id: ConnectionId) {
-        let shard = self.shard_mut(hash);
-        debug_assert!(shard.last().is_none_or(|slot| slot.hash < hash), "users are appended in order");
-        make_room(shard);
-        shard.push(Slot { hash, held: Held::One(id) });
-        self.count += 1;
-    }
-
-    /// Removes a connection; ids are unique, so the user's name is not needed.
-    pub(super) fn remove(&mut self, hash: u64, id: ConnectionId) {
-        let shard = self.shard_mut(hash);
-        let Some(at) = position(shard, hash, |held| held.contains(id)) else { return };
-        if let Held::One(_) = shard[at].held {
-            shard.remove(at);
-            give_back(shard);
-            self.count -= 1;
-        } else {
-            shard[at].held.remove(id);
+    /// Removes a connection that `pages` still holds.
+    pub(super) fn remove(&mut self, hash: u64, place: Place, pages: &Pages) {
+        let shard = shard_mut(&mut self.rows, hash);
+        if remove_slot(shard, Slot::at(hash, place)) {
+            self.slots -= 1;
+            let others = tagged(shard, hash);
+            let is_last = others.is_empty() || places_of(others, pages.at(place).user, pages).next().is_none();
+            self.count -= usize::from(is_last);
+            if shard.is_empty() {
+                // Small blocks that stay, all over the memory, would keep an allocator from returning what is between them.
+                *shard_slot(&mut self.rows, hash) = None;
+            }
+            return;
+        }
+        let user = pages.at(place).user;
+        let Some(many) = self.many.get_mut(user) else { return };
+        many.remove(pages.id_at(place));
+        self.in_many -= 1;
+        if many.len() < FEW / 2 {
+            let places: Vec<Place> = many.ids().filter_map(|id| pages.place(id)).collect();
+            self.many.remove(user);
+            remove_slot(shard, Slot::many(hash));
+            self.slots = self.slots + places.len() - 1;
+            self.in_many -= places.len();
+            for place in places {
+                insert_slot(shard, Slot::at(hash, place));
+            }
         }
     }
 
-    /// Everything that is held, in order of the hashes.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Held)> {
-        let shards = self.rows.iter().flatten().flat_map(|row| row.iter().flatten());
-        shards.flat_map(|shard| shard.iter()).map(|slot| (slot.hash, &slot.held))
+    /// An estimate of the memory that is held, in bytes.
+    pub(super) fn state_bytes(&self) -> u64 {
+        // Measured by the benchmark `directory`. A shard and what an allocator adds to it; a slot and the slack of its shard; an id in a
+        // set, and what is around it.
+        const SHARD_BYTES: usize = 72;
+        const SLOT_BYTES: usize = 9;
+        const ID_BYTES: usize = 24;
+        let shards = self.count.min(ROWS * ROWS);
+        (shards * SHARD_BYTES + self.slots * SLOT_BYTES + self.in_many * ID_BYTES) as u64
+    }
+
+    /// Every slot is where it belongs and leads to a connection of its user, each once; the counts say what is there.
+    pub(super) fn check(&self, pages: &Pages) -> Result<(), String> {
+        let mut users: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut slots, mut in_many, mut signs) = (0, 0, 0);
+        for shard in self.rows.iter().flatten().flat_map(|row| row.iter().flatten()) {
+            slots += shard.len();
+            if !shard.is_sorted() {
+                return Err(format!("a shard of the index is not in order: {shard:?}"));
+            }
+            for slot in &**shard {
+                let Some(place) = slot.place() else {
+                    signs += 1;
+                    continue;
+                };
+                let user = pages.at(place).user;
+                let hash = hash_of(user);
+                if self.shard(hash).iter().filter(|other| **other == Slot::at(hash, place)).count() != 1 {
+                    return Err(format!("the index holds {slot:?}, which belongs to {user}"));
+                }
+                *users.entry(user).or_insert(0) += 1;
+            }
+        }
+        for (user, many) in &self.many {
+            many.check()?;
+            in_many += many.len();
+            let is_theirs = |id| pages.get(id).is_some_and(|connection| connection.user == &**user);
+            let hash = hash_of(user);
+            if many.len() < FEW / 2 || !many.ids().all(is_theirs) || !self.shard(hash).contains(&Slot::many(hash)) {
+                return Err(format!("the index holds {many:?} for {user}"));
+            }
+            if users.insert(user, 0).is_some() {
+                return Err(format!("{user} is in the index twice"));
+            }
+        }
+        let counts = (users.len(), slots, in_many, signs);
+        if counts != (self.count, self.slots, self.in_many, self.many.len()) || users.values().any(|few| *few > FEW) {
+            return Err(format!("the index holds {counts:?}, counted as {:?}", (self.count, self.slots, self.in_many)));
+        }
+        Ok(())
     }
 
     fn shard(&self, hash: u64) -> &[Slot] {
@@ -190,101 +220,71 @@ impl Users {
         let shard = self.rows[row].as_ref().and_then(|row| row[column].as_ref());
         shard.map_or(&[], |shard| shard)
     }
-
-    fn shard_mut(&mut self, hash: u64) -> &mut Shard {
-        let (row, column) = place(hash);
-        let row = self.rows[row].get_or_insert_with(|| Arc::new(vec![None; ROWS]));
-        Arc::make_mut(Arc::make_mut(row)[column].get_or_insert_default())
-    }
 }
 
-/// The top bits choose the shard; the order within a shard is by all of them.
+/// The top bits choose the shard.
 fn place(hash: u64) -> (usize, usize) {
-    ((hash >> 56) as usize, (hash >> 48) as usize % ROWS)
+    let shard = (hash >> (u64::BITS - 2 * ROW_BITS)) as usize;
+    (shard / ROWS, shard % ROWS)
 }
 
-fn is_of(held: &Held, user: &str, pages: &Pages) -> bool {
-    pages.get(held.any()).is_some_and(|connection| &*connection.user == user)
+fn shard_mut(rows: &mut [Option<Arc<Row>>], hash: u64) -> &mut Shard {
+    Arc::make_mut(shard_slot(rows, hash).get_or_insert_default())
 }
 
-fn position(shard: &[Slot], hash: u64, is_it: impl Fn(&Held) -> bool) -> Option<usize> {
-    let start = shard.partition_point(|slot| slot.hash < hash);
-    let run = shard[start..].iter().take_while(|slot| slot.hash == hash);
-    run.enumerate().find(|(_, slot)| is_it(&slot.held)).map(|(at, _)| start + at)
+fn shard_slot(rows: &mut [Option<Arc<Row>>], hash: u64) -> &mut Option<Arc<Shard>> {
+    let (row, column) = place(hash);
+    let row = rows[row].get_or_insert_with(|| Arc::new(vec![None; ROWS]));
+    &mut Arc::make_mut(row)[column]
 }
 
-/// Grows a shard by a quarter and not by doubling: with 65,536 of them the slack is what the index costs.
-fn make_room(shard: &mut Shard) {
+/// The slots with the tag of a hash: those of its users, and seldom one of somebody else. The signs of many come last.
+fn tagged(shard: &[Slot], hash: u64) -> &[Slot] {
+    let tag = Slot::tag(hash);
+    let start = first_from(shard, Slot(tag));
+    let count = shard[start..].iter().take_while(|slot| slot.0 & Slot::TAG == tag).count();
+    &shard[start..start + count]
+}
+
+/// Where the first slot is that is not below `slot`. Hashes are evenly spread, so it is a few slots from where its share of
+/// the range is, and seldom further than the next cache line.
+fn first_from(shard: &[Slot], slot: Slot) -> usize {
+    let mut at = (((slot.0 >> 32) * shard.len() as u64) >> 32) as usize;
+    while at > 0 && shard[at - 1] >= slot {
+        at -= 1;
+    }
+    while at < shard.len() && shard[at] < slot {
+        at += 1;
+    }
+    at
+}
+
+/// The places among them that are the user's.
+fn places_of(tagged: &[Slot], user: &str, pages: &Pages) -> impl Iterator<Item = Place> {
+    tagged.iter().filter_map(|slot| slot.place()).filter(move |place| pages.user_is(*place, user))
+}
+
+/// Grows a shard by an eighth and not by doubling: with 16,384 of them the slack is what the index costs.
+fn insert_slot(shard: &mut Shard, slot: Slot) {
     if shard.len() == shard.capacity() {
-        shard.reserve_exact((shard.len() / 4).max(4));
+        shard.reserve_exact((shard.len() / 8).max(2));
     }
+    let at = first_from(shard, slot);
+    shard.insert(at, slot);
 }
 
-/// Shrinks a shard of which more than half is slack.
-fn give_back(shard: &mut Shard) {
-    if shard.capacity() > 2 * shard.len() + 4 {
-        shard.shrink_to(shard.len() + shard.len() / 4);
+/// Removes a slot if it is there, and shrinks a shard of which more than a fifth is slack.
+fn remove_slot(shard: &mut Shard, slot: Slot) -> bool {
+    let at = first_from(shard, slot);
+    if shard.get(at) != Some(&slot) {
+        return false;
     }
+    shard.remove(at);
+    if shard.capacity() > shard.len() + shard.len() / 4 + 2 {
+        shard.shrink_to(shard.len() + shard.len() / 8);
+    }
+    true
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::outcome::Connection;
-    use super::*;
-
-    fn add(users: &mut Users, pages: &mut Pages, hash: u64, user: &str, id: ConnectionId) {
-        users.insert(hash, user, id, pages);
-        let connection = Connection {
-            user: user.into(),
-            device: "".into(),
-            granted: 1,
-            connected_at_ms: 0,
-            remote: None,
-            meta: None,
-            meta_version: 1,
-            claim: None,
-        };
-        pages.put(id, Arc::new(connection));
-    }
-
-    fn ids(users: &Users, pages: &Pages, hash: u64, user: &str) -> Vec<(Epoch, Vec<Serial>)> {
-        let held = users.get(hash, user, pages);
-        held.into_iter().flat_map(|held| held.runs().map(|(epoch, _)| (epoch, held.serials(epoch).to_vec()))).collect()
-    }
-
-    #[test]
-    fn users_with_equal_hashes_are_kept_apart() {
-        let (mut users, mut pages) = (Users::default(), Pages::default());
-        for serial in 1..=9 {
-            let user = ["a", "b", "c"][serial as usize % 3];
-            add(&mut users, &mut pages, 77, user, ConnectionId { epoch: serial % 2, serial });
-        }
-        assert_eq!(users.len(), 3);
-        assert_eq!(ids(&users, &pages, 77, "b"), [(0, vec![4]), (1, vec![1, 7])]);
-        for serial in [1, 4, 7] {
-            let id = ConnectionId { epoch: serial % 2, serial };
-            users.remove(77, id);
-            users.remove(77, id);
-            pages.remove(id);
-        }
-        assert_eq!(ids(&users, &pages, 77, "b"), []);
-        assert_eq!(ids(&users, &pages, 77, "c"), [(0, vec![2, 8]), (1, vec![5])]);
-        assert_eq!(users.len(), 2);
-    }
-
-    #[test]
-    fn a_frozen_index_does_not_change_and_an_empty_one_holds_no_memory() {
-        let (mut users, mut pages) = (Users::default(), Pages::default());
-        for serial in 0..1000 {
-            add(&mut users, &mut pages, serial << 40, &format!("{serial}"), ConnectionId { epoch: 1, serial });
-        }
-        let frozen = users.clone();
-        for serial in 0..1000 {
-            users.remove(serial << 40, ConnectionId { epoch: 1, serial });
-        }
-        assert_eq!((users.len(), users.iter().count()), (0, 0));
-        assert!(users.rows.iter().flatten().flat_map(|row| row.iter().flatten()).all(|shard| shard.capacity() <= 4));
-        assert_eq!((frozen.len(), frozen.iter().count()), (1000, 1000));
-        assert_eq!(ids(&frozen, &pages, 999 << 40, "999"), [(1, vec![999])]);
-    }
-}
+mod tests;

@@ -57,7 +57,7 @@ pub(super) fn find(directory: &Directory, whom: &[Who]) -> Result<FoundUsers, Fa
         for live in live {
             bytes += live.connection.user.len() + live.connection.meta.as_ref().map_or(0, |meta| meta.len()) + 128;
             sessions.entry(live.id.epoch).or_insert_with(|| Arc::clone(live.session));
-            connections.push((live.id, Arc::clone(live.connection)));
+            connections.push((live.id, live.connection));
         }
         users.push(FoundUser { user, connections });
         if bytes > ANSWER_BYTES_MAX {

@@ -61,7 +61,7 @@ impl NodeView {
 }
 
 fn found(live: LiveConnection<'_>) -> Found {
-    Found { id: live.id, connection: Arc::clone(live.connection), session: Arc::clone(live.session) }
+    Found { id: live.id, connection: live.connection, session: Arc::clone(live.session) }
 }
 
 impl View for NodeView {

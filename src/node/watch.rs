@@ -271,7 +271,7 @@ pub(super) fn sessions(frozen: &Directory) -> WatchFrame {
 /// The connections after `after`, and the last of them.
 pub(super) fn chunk(frozen: &Directory, after: Option<ConnectionId>) -> Option<(ConnectionId, WatchFrame)> {
     let connections: Vec<_> =
-        frozen.scan(after).take(CHUNK).map(|live| (live.id, Arc::clone(live.connection))).collect();
+        frozen.scan(after).take(CHUNK).map(|live| (live.id, Arc::clone(&live.connection))).collect();
     let last = connections.last()?.0;
     Some((last, WatchFrame::SnapshotChunk { sessions: Vec::new(), connections }))
 }

@@ -72,7 +72,7 @@ impl Lagging {
 }
 
 fn found(live: crate::directory::LiveConnection<'_>) -> Found {
-    Found { id: live.id, connection: Arc::clone(live.connection), session: Arc::clone(live.session) }
+    Found { id: live.id, connection: live.connection, session: Arc::clone(live.session) }
 }
 
 impl View for Lagging {

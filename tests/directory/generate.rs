@@ -14,6 +14,9 @@ use super::places::State;
 
 pub(crate) const USERS: [&str; 6] = ["ada", "bob", "cy", "dee", "eve", "fay"];
 const GATEWAYS: [&str; 4] = ["gw-1", "gw-2", "gw-3", "gw-4"];
+/// Addresses in the form in which they are printed, and not quite.
+const ADDRESSES: [&str; 6] =
+    ["203.0.113.7:4711", "203.0.113.7", "203.0.113.7:04711", "[2001:db8::1]:443", "[2001:DB8::1]:443", "::1"];
 const REASONS: [Reason; 4] = [Reason::Closed, Reason::Expired, Reason::Died, Reason::Drained];
 
 /// Makes entries that fit the present state of a model, more or less.
@@ -44,7 +47,7 @@ impl Generator {
             14..16 => Command::ReleaseClaims { epoch: self.ended(model) },
             16..18 => Command::Disconnect(self.disconnect(model)),
             18 => {
-                let user = if self.one_in(20) { "".into() } else { self.pick(&USERS).into() };
+                let user = if self.one_in(4) { "".into() } else { self.pick(&USERS).into() };
                 let reason = self.rng.bool().then(|| "spam".into());
                 Command::Ban { user, ban: Ban { until_ms: self.rng.bool().then(|| self.rng.u64(..9)), reason } }
             }
@@ -154,7 +157,7 @@ impl Generator {
             policy: self.policy(),
             since: None,
             connected_at_ms: self.rng.u64(..3),
-            remote: text(&mut self.rng),
+            remote: if self.one_in(3) { Some(self.pick(&ADDRESSES).into()) } else { text(&mut self.rng) },
             meta: text(&mut self.rng),
         };
         match self.rng.u32(..120) {

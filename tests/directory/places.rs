@@ -276,10 +276,14 @@ impl Model {
         let item = self.items.remove(&id);
         let was_there = item.as_ref().filter(|item| item.state == State::There);
         let user = item.as_ref().map(|item| item.connection.user.clone());
+        let contested = involved.is_some();
         let Some(user) = user.or_else(|| involved.map(|(user, _)| user)) else { return false };
         let was_online = was_there.is_some() || !self.of(&user).is_empty();
         let mut opened = Vec::new();
-        self.settle(&user, was_online, &mut opened);
+        if contested {
+            // Whatever else stopped to stand in the way is seen when its session is reclaimed.
+            self.settle(&user, was_online, &mut opened);
+        }
         if let Some(Item { connection, .. }) = was_there {
             let (granted, last) = (connection.granted, self.of(&user).is_empty());
             events.push(Event::Closed { id, user, gateway, granted, reason, last });

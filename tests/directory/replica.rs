@@ -17,7 +17,7 @@ pub(crate) struct Replica {
 impl Replica {
     /// Begins with what is there, like a watcher that starts with a snapshot.
     pub(crate) fn of(directory: &Directory) -> Self {
-        let connections = directory.scan(None).map(|live| (live.id, Connection::clone(live.connection)));
+        let connections = directory.scan(None).map(|live| (live.id, Connection::clone(&live.connection)));
         let sessions = directory.sessions().map(|live| (live.epoch, Session::clone(live.session)));
         let topics =
             directory.topics("").flat_map(|of| of.sessions.into_iter().map(move |epoch| (of.topic.clone(), epoch)));

@@ -139,7 +139,7 @@ impl Memory {
 }
 
 fn found(live: &LiveConnection<'_>) -> Found {
-    Found { id: live.id, connection: Arc::clone(live.connection), session: Arc::clone(live.session) }
+    Found { id: live.id, connection: Arc::clone(&live.connection), session: Arc::clone(live.session) }
 }
 
 impl View for Memory {

@@ -91,7 +91,7 @@ impl World {
     /// The frames of a snapshot, in small chunks.
     fn snapshot(&self) -> Vec<WatchFrame> {
         let sessions = self.directory.sessions().map(|live| (live.epoch, Arc::clone(live.session))).collect();
-        let connections: Vec<_> = self.directory.scan(None).map(|l| (l.id, Arc::clone(l.connection))).collect();
+        let connections: Vec<_> = self.directory.scan(None).map(|l| (l.id, Arc::clone(&l.connection))).collect();
         let mut frames = vec![WatchFrame::SnapshotChunk { sessions, connections: Vec::new() }];
         for chunk in connections.chunks(3) {
             frames.push(WatchFrame::SnapshotChunk { sessions: Vec::new(), connections: chunk.to_vec() });
@@ -105,7 +105,7 @@ impl World {
         let mut users = 0;
         for user in (0..USERS).map(|user| format!("u-{user}")) {
             let mut expected: Vec<_> =
-                self.directory.connections_of(&user).iter().map(|l| (l.id, Arc::clone(l.connection))).collect();
+                self.directory.connections_of(&user).iter().map(|l| (l.id, Arc::clone(&l.connection))).collect();
             expected.sort_by_key(|(id, connection)| (connection.granted, *id));
             users += u64::from(!expected.is_empty());
             let at = replica.store.load().user(&user).unwrap();

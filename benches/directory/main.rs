@@ -1,55 +1,80 @@
 //! What the directory costs at a million connections, in memory alone: `cargo bench --bench directory [-- COUNT]`.
 //!
 //! The floor, in the same run, is an insertion into a plain `HashMap<Arc<str>, u64>`: no sessions, no order, no events, no
-//! frozen copies.
+//! frozen copies. The peer in memory is Redis with the same connections.
+
+mod redis;
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::ops::Range;
+use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use switchboard::directory::{
-    Applied, Batch, Command, ConnectionId, Directory, Entry, Epoch, GatewayAddresses, Op, OpenSession, Policy, Reason,
-    Register,
+    Applied, Batch, Command, Directory, Entry, Epoch, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
 };
 
 /// Registrations of one entry: what a gateway gathers in a few milliseconds under load.
 const BATCH: u64 = 64;
 
+/// The part that has a process of its own, because what memory comes back is told by what the process holds.
+const MASS_DEATH: &str = "mass-death";
+
 fn main() {
     let count = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000_000);
-    println!("{count} connections, {BATCH} an entry, 4 gateways");
-    let mut run = Run { directory: Directory::new(), random: 7 };
-    for gateway in 0..5 {
-        run.apply(open(gateway));
+    if std::env::args().any(|arg| arg == MASS_DEATH) {
+        return mass_death(count);
     }
-    run.fill(count);
+    println!("{count} connections, {BATCH} an entry, 4 gateways; a user is {} bytes", user(0).len());
+    let mut run = Run::begin();
+    run.fill(count, 1..5);
+    run.memory("resident memory a connection");
     run.look_up(count);
-    run.churn("unregister and register, nothing frozen", count);
+    run.churn("unregister and register, nothing frozen", count, 100_000);
+    run.age(count);
     run.freeze(count);
     run.beside_a_snapshot();
     run.snapshot();
-    run.hot_user(count / 10);
     run.end(count);
+    run.hot_user(count / 10);
+    drop(run);
+    let program = std::env::current_exe().expect("it is running");
+    let done = process::Command::new(program).args([MASS_DEATH, &count.to_string()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "the part {MASS_DEATH} failed");
     floor(count);
+    redis::compare(count);
 }
 
 struct Run {
     directory: Directory,
     random: u64,
+    /// Of each session, by epoch; from the beginning above all serials of `fill`.
+    last_serials: [u64; 6],
+    /// Resident memory of the process before there was anything.
+    before: u64,
 }
 
 impl Run {
+    fn begin() -> Self {
+        let mut run =
+            Self { directory: Directory::new(), random: 7, last_serials: [1 << 40; 6], before: resident_bytes() };
+        for gateway in 0..5 {
+            run.apply(open(gateway));
+        }
+        run
+    }
+
     fn apply(&mut self, command: Command) -> Applied {
         self.directory.apply(self.directory.revision() + 1, &Entry { at_ms: 0, commands: vec![command] })
     }
 
-    fn fill(&mut self, count: u64) {
-        let before = resident_bytes();
+    fn fill(&mut self, count: u64, sessions: Range<Epoch>) {
         // One batch at a time, as they arrive: their texts end up between those of the state.
         let (mut spent, mut slowest) = (Duration::ZERO, Duration::ZERO);
         for first in (0..count).step_by(BATCH as usize) {
-            let epoch = 1 + (first / BATCH) % 4;
+            let epoch = sessions.start + (first / BATCH) % (sessions.end - sessions.start);
             let ops = (first..(first + BATCH).min(count)).map(|n| register(n, &user(n))).collect();
             let command = Command::Batch(Batch { epoch, seq: None, ops });
             let start = Instant::now();
@@ -59,9 +84,17 @@ impl Run {
         }
         row("register", spent, count);
         println!("{:>52} {:>10.1?}", "slowest entry", slowest);
-        let bytes = resident_bytes().saturating_sub(before);
-        println!("{:>52} {:>10} B", "resident memory a connection, all texts included", bytes / count);
-        println!("{:>52} {:>10} B", "... as state_bytes() estimates it", self.directory.state_bytes() / count);
+    }
+
+    /// What a connection takes beyond its user's name, and what the metric says of it.
+    fn memory(&self, what: &str) {
+        let count = self.directory.stats().connections;
+        let bytes = resident_bytes().saturating_sub(self.before);
+        let beyond = (bytes / count) as i64 - user(0).len() as i64;
+        println!("{what:>52} {:>10} B, {beyond} B beyond the user", bytes / count);
+        let estimate = self.directory.state_bytes();
+        let percent = estimate as f64 * 100.0 / bytes as f64;
+        println!("{:>52} {:>10} B, {percent:.0} % of it", "... as state_bytes() estimates it", estimate / count);
     }
 
     fn look_up(&mut self, count: u64) {
@@ -76,31 +109,29 @@ impl Run {
     }
 
     /// Connections go and come again under new serials, at random places.
-    fn churn(&mut self, what: &str, count: u64) {
-        let rounds = 100_000 / BATCH;
-        let mut spent = Duration::ZERO;
-        for _ in 0..rounds {
+    fn churn(&mut self, what: &str, count: u64, ops: u64) {
+        let (mut spent, mut done) = (Duration::ZERO, 0);
+        while done < ops {
             let mut ops = Vec::new();
             let start = self.random() % count;
             let found: Vec<_> = (0..BATCH / 2)
                 .filter_map(|n| {
                     let n = (start + n * 7919) % count;
-                    let live = *self.directory.connections_of(&user(n)).first()?;
-                    Some((n, live.id))
+                    let id = self.directory.connections_of(&user(n)).first()?.id;
+                    Some((n, id))
                 })
                 .collect();
             let Some(epoch) = found.first().map(|(_, id)| id.epoch) else { continue };
             for (n, id) in found.into_iter().filter(|(_, id)| id.epoch == epoch) {
                 ops.push(Op::Unregister { serial: id.serial, reason: Reason::Closed });
-                let serial = (self.directory.revision() << 24) + ops.len() as u64;
-                ops.push(register(serial, &user(n)));
+                ops.push(register(self.next_serial(epoch), &user(n)));
             }
-            let done = ops.len() as u32;
+            done += ops.len() as u64;
             let start = Instant::now();
             black_box(self.apply(Command::Batch(Batch { epoch, seq: None, ops })));
-            spent += start.elapsed() * BATCH as u32 / done;
+            spent += start.elapsed();
         }
-        row(what, spent, rounds * BATCH);
+        row(what, spent, done);
     }
 
     fn freeze(&mut self, count: u64) {
@@ -108,12 +139,18 @@ impl Run {
         let frozen = self.directory.clone();
         println!("{:>52} {:>10.1?}", "clone", start.elapsed());
         let before = resident_bytes();
-        self.churn("... right after a clone", count);
+        self.churn("... right after a clone", count, 100_000);
         let bytes = resident_bytes().saturating_sub(before);
         println!("{:>52} {:>10} MB", "copied for 100,000 changes", bytes / 1_000_000);
         let start = Instant::now();
         drop(frozen);
         println!("{:>52} {:>10.1?}", "dropping the clone", start.elapsed());
+    }
+
+    /// Pages are full after `fill`. With time most of their connections go, and others come on other pages.
+    fn age(&mut self, count: u64) {
+        self.churn("replace each three times on average", count, 6 * count);
+        self.memory("resident memory a connection then");
     }
 
     /// What entries wait for while a snapshot is taken, and written and dropped on another thread.
@@ -140,7 +177,7 @@ impl Run {
         let epoch = self.directory.connections_of(&user(1)).first().map(|live| live.id.epoch).expect("it is connected");
         let (mut slowest, mut entries) = (Duration::ZERO, 0);
         while go_on() {
-            let serial = (self.directory.revision() << 24) + 1;
+            let serial = self.next_serial(epoch);
             let ops = vec![register(serial, &format!("late-{serial}"))];
             let start = Instant::now();
             black_box(self.apply(Command::Batch(Batch { epoch, seq: None, ops })));
@@ -185,13 +222,17 @@ impl Run {
         for epoch in 1..=4 {
             let start = Instant::now();
             let applied = self.apply(Command::EndSession { epoch, reason: Reason::Died, fenced: true });
-            println!("{:>52} {:>10.1?}", format!("end a session of {}", count / 4), start.elapsed());
+            println!("{:>52} {:>10.1?}", format!("end a session of about {}", count / 4), start.elapsed());
             if epoch == 4 {
                 let start = Instant::now();
                 let closed = applied.ends[0].frozen.closed_by(epoch, None).count() as u64;
                 row("list what it closed", start.elapsed(), closed);
             }
         }
+        self.reclaim();
+    }
+
+    fn reclaim(&mut self) {
         let (mut spent, mut slowest, mut freed) = (Duration::ZERO, Duration::ZERO, 0);
         for epoch in 1..=4 {
             while let Some(held) = self.held(epoch) {
@@ -204,11 +245,17 @@ impl Run {
         }
         row("reclaim", spent, freed);
         println!("{:>52} {:>10.1?}", "slowest slice of 1,000", slowest);
-        assert_eq!(self.directory.connection(ConnectionId { epoch: 1, serial: 1 }).map(|live| live.id), None);
+        assert_eq!(self.directory.stats().connections, 0);
     }
 
     fn held(&self, epoch: Epoch) -> Option<u64> {
         self.directory.ended_sessions().find(|ended| ended.epoch == epoch).map(|ended| ended.held)
+    }
+
+    fn next_serial(&mut self, epoch: Epoch) -> u64 {
+        let last = &mut self.last_serials[epoch as usize];
+        *last += 1;
+        *last
     }
 
     /// xorshift: repeatable, and no dependency.
@@ -218,6 +265,22 @@ impl Run {
         self.random ^= self.random << 17;
         self.random
     }
+}
+
+/// One gateway with everything dies.
+fn mass_death(count: u64) {
+    let mut run = Run::begin();
+    run.fill(count, 1..2);
+    let with = resident_bytes();
+    let start = Instant::now();
+    run.apply(Command::EndSession { epoch: 1, reason: Reason::Died, fenced: true });
+    println!("{:>52} {:>10.1?}", format!("end a session of {count}"), start.elapsed());
+    run.reclaim();
+    let reclaimed = resident_bytes();
+    run.fill(count, 2..3);
+    let [before, with, reclaimed, again] = [run.before, with, reclaimed, resident_bytes()].map(|bytes| bytes >> 20);
+    let what = "resident memory without it, with it, reclaimed";
+    println!("{what:>52} {before:>10} MB, {with} MB, {reclaimed} MB; {again} MB with as many anew");
 }
 
 fn floor(count: u64) {
@@ -243,6 +306,12 @@ fn user(n: u64) -> String {
     format!("user:{:016x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
+/// Where a client comes from: any address, any port.
+fn address(n: u64) -> String {
+    let [a, b, c, d, e, f, ..] = n.wrapping_mul(0xD6E8_FEB8_6659_FD93).to_be_bytes();
+    format!("{a}.{b}.{c}.{d}:{}", u16::from_be_bytes([e, f]))
+}
+
 fn open(n: u64) -> Command {
     Command::OpenSession(OpenSession {
         gateway: format!("gw-{n}").into(),
@@ -260,8 +329,8 @@ fn register(serial: u64, user: &str) -> Op {
         device: "web".into(),
         policy: Policy::multi(16_000_000),
         since: None,
-        connected_at_ms: 1_700_000_000_000,
-        remote: None,
+        connected_at_ms: 1_700_000_000_000 + serial / 50,
+        remote: Some(address(serial).into()),
         meta: None,
     })
 }
