@@ -14,7 +14,7 @@ use crate::chance;
 use crate::directory::limits::{TEXT_BYTES_MAX, is_name};
 use crate::directory::{Batch, BatchRefused, GatewayAddresses, OpenSession, Reason};
 use crate::wire::http::{
-    Applied, BatchBody, EndSessionBody, ErrorCode, OpenSessionBody, RenewAnswer, RenewBody, SessionBody,
+    Applied, BatchBody, EndSessionBody, ErrorCode, OpenSessionBody, ReleaseRequest, RenewAnswer, RenewBody, SessionBody,
 };
 use crate::wire::peer::{Answer, RequestBody};
 
@@ -110,8 +110,10 @@ pub(super) async fn renew<B: Backend>(
     match api.ask(RequestBody::Renew { epoch, handled: handled_revision }).await? {
         Answer::Renewed { lease_ms, release, revision } => {
             let lease_ms = lease_ms.into();
-            let release = release.iter().map(|(id, _)| id.to_string()).collect();
-            Ok(answer::json(StatusCode::OK, &RenewAnswer { lease_ms, serve_ms: serve_ms(lease_ms), release, revision }))
+            let requests: Vec<_> = release.iter().map(|(id, release)| ReleaseRequest::new(*id, release)).collect();
+            let release = requests.iter().map(|request| request.connection.clone()).collect();
+            let serve_ms = serve_ms(lease_ms);
+            Ok(answer::json(StatusCode::OK, &RenewAnswer { lease_ms, serve_ms, release, requests, revision }))
         }
         Answer::Gone => Err(gone()),
         other => Err(super::unexpected(&other).applied(Applied::Unknown)),

@@ -120,6 +120,15 @@ impl Memory {
     }
 }
 
+impl Memory {
+    fn renew(&self, epoch: Epoch) -> Answer {
+        let directory = self.directory.lock().unwrap();
+        let Some(live) = directory.session(epoch) else { return Answer::Gone };
+        let release = directory.asked(epoch).map(|asked| (asked.id, asked.release.clone())).collect();
+        Answer::Renewed { lease_ms: live.session.lease_ms, release, revision: directory.revision() }
+    }
+}
+
 fn found(live: &LiveConnection<'_>) -> Found {
     Found { id: live.id, connection: Arc::clone(live.connection), session: Arc::clone(live.session) }
 }
@@ -244,14 +253,7 @@ impl Backend for Alone {
                 Outcome::Batch(done) => Answer::Batch(done),
                 other => panic!("{other:?}"),
             },
-            RequestBody::Renew { epoch, .. } => {
-                match self.view.sessions().value.into_iter().find(|(e, _, _)| *e == epoch) {
-                    Some((_, session, _)) => {
-                        Answer::Renewed { lease_ms: session.lease_ms, release: Vec::new(), revision: 1 }
-                    }
-                    None => Answer::Gone,
-                }
-            }
+            RequestBody::Renew { epoch, .. } => self.view.renew(epoch),
             RequestBody::Leases => {
                 Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
             }

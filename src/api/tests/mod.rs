@@ -3,6 +3,7 @@
 mod backend;
 mod edges;
 mod members;
+mod ownership;
 mod reads;
 mod watches;
 mod writes;
@@ -105,6 +106,13 @@ impl Api {
         let got = self.post(&format!("{session}/batch"), json!({"seq": 1, "ops": ops})).await;
         let results = got.json()["results"].as_array().unwrap().clone();
         results.iter().map(|result| result["connection"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Sends one operation and returns its result.
+    async fn op(&self, session: &str, op: Value) -> Value {
+        let got = self.post(&format!("{session}/batch"), json!({"ops": [op]})).await;
+        assert_eq!(got.status, StatusCode::OK, "{:?}", got.body);
+        got.json()["results"][0].clone()
     }
 
     /// Sends bytes as they are and reads until the server closes the connection.

@@ -14,12 +14,12 @@ pub use cluster::{
     AddMemberBody, Cluster, Gateway, Gateways, Info, LeaderAnswer, Member, MemberAnswer, MemberRole, ReconnectBackoff,
     TransferLeaderBody,
 };
-pub use error::{Applied, ErrorBody, ErrorCode, ErrorDetail};
+pub use error::{Applied, ErrorBody, ErrorCode, ErrorDetail, OwnerBody};
 pub use lookup::{ConnectionBody, ConnectionList, Stats, UserBody, UsersBody, UsersQuery};
 pub use push::{PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget};
 pub use sessions::{
     BatchAnswer, BatchBody, DeliverAnswer, DeliverBody, DeliverResult, EndSessionBody, OpAnswer, OpBody,
-    OpenSessionBody, RenewAnswer, RenewBody, SessionBody,
+    OpenSessionBody, ReleaseBody, ReleaseRequest, RenewAnswer, RenewBody, SessionBody,
 };
 pub use state::{INVARIANTS_HOLD, SnapshotTaken, StateHash, cluster_id, hex};
 
