@@ -5,8 +5,10 @@
 
 mod answer;
 mod backend;
+mod bans;
 mod batch;
 mod connections;
+mod control;
 mod error;
 mod gateways;
 mod later;
@@ -21,26 +23,32 @@ mod sessions;
 mod state;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod users;
 mod watch;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::http::{Method, Uri, header};
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::directory::Directory;
 use crate::telemetry;
 use crate::wire::http::{Applied, ErrorCode};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
-pub use backend::{Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, StateRefused};
+pub use backend::{
+    Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, PassedOn, StateRefused, TopicsAsk,
+};
 pub use limits::ApiLimits;
 
 use error::Error;
+use read::Freshness;
 
 /// The routes of the API over `backend`. To be served by [`crate::net::http::serve`], whose end also ends watches.
 pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
@@ -54,8 +62,15 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
     Router::new()
         .route("/v1/users/{user}", get(users::get::<B>).head(users::head::<B>))
         .route("/v1/users:lookup", post(users::lookup::<B>))
-        .route("/v1/connections/{id}", get(connections::get::<B>).merge(later::delete_connection()))
+        .route("/v1/users/{user}/disconnect", post(control::disconnect::<B>))
+        .route("/v1/connections/{id}", get(connections::get::<B>).delete(control::delete::<B>))
+        .route("/v1/connections/{id}/meta", put(control::set_meta::<B>))
         .route("/v1/connections", get(connections::list::<B>))
+        .route("/v1/bans", get(bans::list::<B>))
+        .route("/v1/bans/{user}", put(bans::put::<B>).delete(bans::delete::<B>))
+        .route("/v1/topics", get(topics::list::<B>))
+        .route("/v1/topics/{topic}", get(topics::get::<B>))
+        .route("/v1/topics/{topic}/members", get(topics::members::<B>))
         .route("/v1/stats", get(gateways::stats::<B>))
         .route("/v1/gateways", get(gateways::list::<B>))
         .route("/v1/users/{user}/push", post(push::to_user::<B>))
@@ -118,6 +133,32 @@ impl<B: Backend> Api<B> {
             Err(_) => {
                 Err(Error::new(ErrorCode::Timeout, "no answer from the leader in time").applied(Applied::Unknown))
             }
+        }
+    }
+
+    /// Whether this process holds the state itself, with what a gateway's replica lacks.
+    fn holds_state(&self) -> bool {
+        self.backend.state().is_some()
+    }
+
+    /// The state, where this process holds it.
+    fn state(&self) -> Directory {
+        self.backend.state().expect("a process that holds the state goes on to")
+    }
+
+    /// Has a read answered by a directory node, where this process does not hold what it needs.
+    async fn pass_on(&self, uri: &Uri, fresh: &Freshness) -> Result<Response, Error> {
+        let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+        match timeout(fresh.within(), self.backend.pass_on(path)).await {
+            Ok(Ok(PassedOn { status, headers, body })) => {
+                let mut response = (status, body).into_response();
+                for name in [header::CONTENT_TYPE, answer::X_REVISION, answer::X_STALENESS, header::RETRY_AFTER] {
+                    response.headers_mut().extend(headers.get(&name).map(|value| (name, value.clone())));
+                }
+                Ok(response)
+            }
+            Ok(Err(refused)) => Err(refused.into()),
+            Err(_) => Err(Error::new(ErrorCode::Timeout, "no directory node answered in time")),
         }
     }
 

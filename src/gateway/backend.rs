@@ -8,7 +8,7 @@ use super::clients::Hub;
 use super::delivery::Deliveries;
 use super::feed;
 use super::replica::Replica;
-use crate::api::{Backend, Feed, FeedRefused, FeedRequest};
+use crate::api::{Backend, Feed, FeedRefused, FeedRequest, PassedOn};
 use crate::client::Directory;
 use crate::net::http::Client;
 use crate::push::{Order, PushRefused, Pushed, Router};
@@ -73,5 +73,9 @@ impl Backend for Serving {
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {
         feed::open(&self.directory, &self.http, &request).await
+    }
+
+    async fn pass_on(&self, path: &str) -> Result<PassedOn, FeedRefused> {
+        feed::pass_on(&self.directory, &self.http, path).await
     }
 }

@@ -2,19 +2,23 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
 use futures_util::stream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest};
+use crate::api::{Feed, FeedItem, FeedRefused, FeedRequest, PassedOn};
 use crate::chance;
 use crate::client::Directory;
-use crate::net::http::{Client, Streaming};
+use crate::net::http::{Client, Response, Streaming};
 use crate::wire::peer::{Answer, RequestBody};
 
 /// Longest wait for a node to begin. It may first have to confirm what it knows.
 const BEGIN: Duration = Duration::from_secs(3);
+
+/// Longest wait for the answer to a read that is passed on.
+const READ: Duration = Duration::from_secs(5);
 
 /// Marks come at least every 5 s; twice that is silence.
 const IDLE: Duration = Duration::from_secs(10);
@@ -22,11 +26,42 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Longest wait for the list of nodes.
 const FIND: Duration = Duration::from_secs(2);
 
+/// Why nobody was asked.
+const NOBODY: &str = "no directory node can be reached";
+
 /// Bytes of an error's body that are read.
 const ERROR_BYTES: usize = 4 << 10;
 
 /// Opens a feed at any directory node.
 pub(super) async fn open(directory: &Directory, http: &Client, request: &FeedRequest) -> Result<Feed, FeedRefused> {
+    let mut why = String::from(NOBODY);
+    for api in nodes(directory).await {
+        match open_at(&api, http, request).await {
+            Err(FeedRefused::Unavailable(refused)) => why = refused,
+            settled => return settled,
+        }
+    }
+    Err(FeedRefused::Unavailable(why))
+}
+
+/// Has a read answered by any directory node.
+pub(super) async fn pass_on(directory: &Directory, http: &Client, path: &str) -> Result<PassedOn, FeedRefused> {
+    let mut why = String::from(NOBODY);
+    for api in nodes(directory).await {
+        match http.request(Method::GET, &url_of(&api, path), HeaderMap::new(), Bytes::new(), READ).await {
+            // Another node may be able to.
+            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                why = format!("the directory node at {api} answered {}", answer.status);
+            }
+            Ok(Response { status, headers, body }) => return Ok(PassedOn { status, headers, body }),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(FeedRefused::Unavailable(why))
+}
+
+/// The APIs of the directory nodes. Where the list begins is chance.
+async fn nodes(directory: &Directory) -> Vec<String> {
     let mut nodes = match directory.ask(RequestBody::Cluster, FIND).await {
         Ok(Answer::Cluster(cluster)) => cluster.members.into_iter().map(|member| member.api).collect::<Vec<_>>(),
         _ => Vec::new(),
@@ -36,20 +71,15 @@ pub(super) async fn open(directory: &Directory, http: &Client, request: &FeedReq
         let first = usize::try_from(chance::below(nodes.len() as u64)).unwrap_or(0);
         nodes.rotate_left(first);
     }
-    let mut why = String::from("no directory node can be reached");
-    for api in nodes {
-        match open_at(&api, http, request).await {
-            Ok(feed) => return Ok(feed),
-            Err(FeedRefused::Unavailable(refused)) => why = refused,
-            Err(compacted) => return Err(compacted),
-        }
-    }
-    Err(FeedRefused::Unavailable(why))
+    nodes
+}
+
+fn url_of(api: &str, path: &str) -> String {
+    format!("http://{}{path}", api.strip_prefix("http://").unwrap_or(api))
 }
 
 async fn open_at(api: &str, http: &Client, request: &FeedRequest) -> Result<Feed, FeedRefused> {
-    let host = api.strip_prefix("http://").unwrap_or(api);
-    let url = format!("http://{host}/v1/watch{}", query(request));
+    let url = url_of(api, &format!("/v1/watch{}", query(request)));
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/x-ndjson"));
     let unavailable = |why: String| FeedRefused::Unavailable(format!("the directory node at {api}: {why}"));

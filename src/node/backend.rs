@@ -12,14 +12,15 @@ use super::feed;
 use super::hash::Hashes;
 use super::members;
 use super::requests::Requests;
+use super::topics::Topics;
 use super::view::NodeView;
 use super::watch_hub::WatchHub;
-use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, StateRefused};
+use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, StateRefused, TopicsAsk};
 use crate::client;
-use crate::directory::Epoch;
+use crate::directory::{Directory, Epoch};
 use crate::push::{Local, Order, PushRefused, Pushed, Router};
-use crate::view::View;
-use crate::wire::http::{Info, SnapshotTaken, StateHash, cluster_id};
+use crate::view::{At, View};
+use crate::wire::http::{Info, SnapshotTaken, StateHash, TopicCount, cluster_id};
 use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
 
 /// Longest time for which a request follows the leader.
@@ -34,6 +35,7 @@ pub(super) struct NodeBackend {
     pub(super) view: Arc<NodeView>,
     pub(super) hashes: Arc<Hashes>,
     pub(super) backups: Backups,
+    pub(super) topics: Topics,
     pub(super) requests: Requests,
     /// The leader, for a node that does not lead.
     pub(super) others: client::Directory,
@@ -121,6 +123,14 @@ impl Backend for NodeBackend {
         // Also for a feed from now on: a node that lags would show what is long past.
         self.view.linearize().await.map_err(|stale| FeedRefused::Unavailable(stale.to_string()))?;
         feed::open(&self.hub, &self.view, self.confirm_within, request)
+    }
+
+    fn state(&self) -> Option<Directory> {
+        Some(self.topics.state.frozen())
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+        self.topics.most(ask).await
     }
 
     async fn hash(&self, ask: HashAsk) -> Result<StateHash, StateRefused> {

@@ -6,7 +6,7 @@
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
-//! - `hash`, `backups`: the state as a whole
+//! - `hash`, `backups`, `topics`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `offline`: files of nodes that do not run
 //! - `threads`: the log's own
@@ -36,6 +36,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod topics;
 mod view;
 mod watch;
 mod watch_hub;

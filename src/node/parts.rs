@@ -24,6 +24,7 @@ use super::proposals::{self, Proposals, Waiting};
 use super::replicated::Replicated;
 use super::requests::Requests;
 use super::streams::Streams;
+use super::topics::Topics;
 use super::view::NodeView;
 use super::watch::Watches;
 use super::watch_hub::WatchHub;
@@ -169,6 +170,7 @@ impl Parts {
             view,
             hashes,
             backups: Backups::new(self.raft.clone()),
+            topics: Topics::new(Arc::clone(&self.state)),
             requests,
             others: self.others.clone(),
             hub: Arc::clone(&self.hub),

@@ -4,17 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::watch;
 
-use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest};
+use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, PassedOn, StateRefused, TopicsAsk};
 use crate::directory::{
-    Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session,
+    Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session, Topic,
 };
 use crate::push::{Order, PushRefused, Pushed, Target, TargetResult};
 use crate::view::{At, Counts, Found, Stale, View};
-use crate::wire::http::{Cluster, Info, Member};
+use crate::wire::http::{Cluster, Info, Member, TopicCount};
 use crate::wire::peer::{Answer, ChangeRefused, Failure, GroupChange, RequestBody, TargetStatus};
 
 /// What is told to behave otherwise.
@@ -34,6 +35,8 @@ pub(super) struct Told {
     pub(super) feed_refused: Option<FeedRefused>,
     /// Changes of the group that are refused, by what is asked; all others are done.
     pub(super) changes_refused: Vec<(GroupChange, ChangeRefused)>,
+    /// The process is no directory node; what it passes on is answered so, or if that is empty by the path.
+    pub(super) passed_on: Option<&'static str>,
     /// The process must not answer for the cluster.
     pub(super) shut_out: Option<String>,
 }
@@ -270,6 +273,28 @@ impl Backend for Alone {
                 ..Cluster::default()
             }),
         })
+    }
+
+    fn state(&self) -> Option<Directory> {
+        let told = self.told.lock().unwrap();
+        told.passed_on.is_none().then(|| self.view.directory.lock().unwrap().clone())
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+        let directory = self.view.directory.lock().unwrap();
+        let count = |topic: Topic| {
+            let sessions = topic.sessions.len() as u64;
+            TopicCount { topic: topic.topic.to_string(), connections: sessions, gateways: sessions }
+        };
+        let value = directory.topics(&ask.prefix).map(count).take(ask.limit).collect();
+        Ok(At { value, revision: directory.revision() })
+    }
+
+    async fn pass_on(&self, path: &str) -> Result<PassedOn, FeedRefused> {
+        let told = self.told.lock().unwrap().passed_on.expect("only who holds nothing passes on");
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-revision"), HeaderValue::from_static("77"))]);
+        let body = if told.is_empty() { path } else { told };
+        Ok(PassedOn { status: StatusCode::OK, headers, body: Bytes::copy_from_slice(body.as_bytes()) })
     }
 
     async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {

@@ -1,6 +1,7 @@
 //! The API over real sockets, in front of the real state machine.
 
 mod backend;
+mod control;
 mod edges;
 mod members;
 mod ownership;
@@ -85,6 +86,10 @@ impl Api {
 
     async fn get(&self, path: &str) -> Got {
         self.call(Method::GET, path, &[], "").await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> Got {
+        self.call(Method::PUT, path, &[], body.to_string()).await
     }
 
     async fn post(&self, path: &str, body: Value) -> Got {
