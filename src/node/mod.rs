@@ -3,6 +3,7 @@
 //! - `replicated`: the directory behind the log
 //! - `proposals`: many gateways' commands share log entries
 //! - `leases`, `expiry`: deadlines in the leader's memory, endings in the log
+//! - `bans`, `callbacks`: bans that are over; release requests for gateways of one's own
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `members`: who belongs to the group, as it changes
 //! - `requests`, `streams`: what gateways ask, and the peer listener
@@ -17,6 +18,8 @@
 
 mod backend;
 mod backups;
+mod bans;
+mod callbacks;
 mod expiry;
 mod feed;
 mod gauges;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{NoSockets, NodeBackend};
 use super::backups::Backups;
+use super::callbacks::Callbacks;
 use super::expiry::Expiry;
 use super::hash::Hashes;
 use super::leases::{self, Leases, Renewal};
@@ -28,7 +29,7 @@ use super::topics::Topics;
 use super::view::NodeView;
 use super::watch::Watches;
 use super::watch_hub::WatchHub;
-use super::{Settings, StartError, gauges};
+use super::{Settings, StartError, bans, gauges};
 use crate::api::{self, ApiLimits};
 use crate::net::{self, Listener, http};
 use crate::peer::Identity;
@@ -129,6 +130,8 @@ impl Parts {
         tasks.spawn(expiry.clone().run());
         tasks.spawn(expiry.clone().beat());
         tasks.spawn(expiry.reclaim());
+        tasks.spawn(bans::lift(state(), self.leases.clone(), self.proposals.clone()));
+        tasks.spawn(Callbacks::new(state(), Arc::clone(&self.hub), self.leases.clone(), process()).run());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(hashes.keep(process()));
