@@ -6,6 +6,7 @@
 mod chaos;
 mod churn;
 mod clients;
+mod control;
 mod disk;
 mod everyday;
 mod failures;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn exclusive(serial: u64, user: &str, more: Value) -> Value {
+fn exclusive(serial: u64, user: &str, more: &Value) -> Value {
     let mut op = json!({"op": "register", "serial": serial, "user": user, "policy": "newest_wins"});
     op.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     op
@@ -12,8 +12,8 @@ fn exclusive(serial: u64, user: &str, more: Value) -> Value {
 async fn the_newest_waits_for_its_place_unless_it_wants_it_at_once() {
     let api = Api::start().await;
     let ((old, old_epoch), (new, new_epoch)) = (api.session("old").await, api.session("new").await);
-    api.op(&old, exclusive(1, "alice", json!({"device": "web"}))).await;
-    let waits = api.op(&new, exclusive(1, "alice", json!({"handover": "wait"}))).await;
+    api.op(&old, exclusive(1, "alice", &json!({"device": "web"}))).await;
+    let waits = api.op(&new, exclusive(1, "alice", &json!({"handover": "wait"}))).await;
     assert_eq!(waits, json!({"ok": true, "connection": format!("c-{new_epoch}-1"), "pending": true}));
 
     let renewed = api.call(Method::PUT, &format!("{old}/renew"), &[], "").await.json();
@@ -26,11 +26,11 @@ async fn the_newest_waits_for_its_place_unless_it_wants_it_at_once() {
 
     // Another device stands beside it, and is taken away at once.
     let by_device = json!({"device": "ios", "per": "device"});
-    api.op(&old, exclusive(2, "bob", by_device)).await;
+    api.op(&old, exclusive(2, "bob", &by_device)).await;
     let immediate = json!({"device": "ios", "per": "device", "handover": "immediate"});
-    let taken = api.op(&new, exclusive(2, "bob", immediate)).await;
+    let taken = api.op(&new, exclusive(2, "bob", &immediate)).await;
     assert_eq!(taken["superseded"], json!([format!("c-{old_epoch}-2")]));
-    let beside = api.op(&old, exclusive(3, "bob", json!({"device": "web", "per": "device"}))).await;
+    let beside = api.op(&old, exclusive(3, "bob", &json!({"device": "web", "per": "device"}))).await;
     assert_eq!(beside["superseded"], json!([]));
 }
 
@@ -38,8 +38,8 @@ async fn the_newest_waits_for_its_place_unless_it_wants_it_at_once() {
 async fn a_refused_newcomer_is_told_who_has_the_place_and_whether_it_may_soon_be_free() {
     let api = Api::start().await;
     let ((old, epoch), (new, _)) = (api.session("old").await, api.session("new").await);
-    let granted = api.op(&old, exclusive(1, "alice", json!({"device": "web"}))).await["granted"].clone();
-    let oldest = |serial| exclusive(serial, "alice", json!({"policy": "oldest_wins"}));
+    let granted = api.op(&old, exclusive(1, "alice", &json!({"device": "web"}))).await["granted"].clone();
+    let oldest = |serial| exclusive(serial, "alice", &json!({"policy": "oldest_wins"}));
     let refused = api.op(&new, oldest(1)).await["error"].clone();
     let owner = json!({"connection": format!("c-{epoch}-1"), "gateway": "old", "device": "web", "granted": granted, "live": true});
     assert_eq!((&refused["code"], &refused["owner"]), (&json!("conflict"), &owner));
@@ -58,11 +58,11 @@ async fn a_refused_newcomer_is_told_who_has_the_place_and_whether_it_may_soon_be
 async fn an_open_socket_does_not_come_back_over_a_later_grant() {
     let api = Api::start().await;
     let ((old, _), (new, epoch)) = (api.session("old").await, api.session("new").await);
-    let since = api.op(&old, exclusive(1, "alice", json!({}))).await["granted"].clone();
+    let since = api.op(&old, exclusive(1, "alice", &json!({}))).await["granted"].clone();
     api.call(Method::DELETE, &old, &[], r#"{"fenced":true}"#).await;
-    api.op(&new, exclusive(1, "alice", json!({}))).await;
+    api.op(&new, exclusive(1, "alice", &json!({}))).await;
     let (again, _) = api.session("old-2").await;
-    let refused = api.op(&again, exclusive(1, "alice", json!({"since": since}))).await["error"].clone();
+    let refused = api.op(&again, exclusive(1, "alice", &json!({"since": since}))).await["error"].clone();
     assert_eq!(refused["code"], json!("conflict"));
     assert!(refused["message"].as_str().unwrap().starts_with(&format!("c-{epoch}-1 ")), "{refused}");
 }
