@@ -127,13 +127,20 @@ pub(super) async fn batch<B: Backend>(
     request: Request,
 ) -> Result<Response, Error> {
     let BatchBody { seq, ops } = request::json(request, api.limits.batch_bytes_max, &api.limits).await?;
-    if ops.len() > api.limits.batch_ops_max {
-        return Err(Error::too_large(format!("ops: {}; at most {} a batch", ops.len(), api.limits.batch_ops_max)));
+    let ops_max = api.limits.batch_ops_max;
+    if ops.len() > ops_max {
+        return Err(Error::too_large(format!("ops: {}; at most {ops_max} a batch", ops.len())));
     }
     let serials: Vec<_> = ops.iter().map(|op| op.serial).collect();
     let ops = ops.into_iter().enumerate().map(|(index, op)| batch::op(index, op)).collect::<Result<_, _>>()?;
     let epoch = session.session().ok_or_else(|| refused(&BatchRefused::Fenced))?;
-    match api.ask(RequestBody::Batch(Batch { epoch, seq, ops })).await? {
+    let batch = Batch { epoch, seq, ops };
+    if batch.size() > ops_max {
+        let message =
+            format!("ops: {} with their topics, each of which counts; at most {ops_max} a batch", batch.size());
+        return Err(Error::too_large(message));
+    }
+    match api.ask(RequestBody::Batch(batch)).await? {
         Answer::Batch(Ok(done)) => {
             Ok(Shows::revision(done.revision).json(StatusCode::OK, &batch::answer(epoch, &serials, &done)))
         }

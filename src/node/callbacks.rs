@@ -79,7 +79,7 @@ impl Callbacks {
     /// Takes over what was asked after `cursor`, and says up to where.
     fn gather(&self, mut cursor: Revision, waiting: &mut Waiting) -> Revision {
         // Who does not lead passes over it. Who fell behind leaves it to renewals, too.
-        while self.leases.table().leadership.is_some()
+        while self.leads()
             && let Ok(changes) = self.hub.after(cursor, GATHER)
             && let Some(last) = changes.last()
         {
@@ -94,6 +94,11 @@ impl Callbacks {
             }
         }
         cursor
+    }
+
+    /// By itself, so that the table is let go before the state is looked at: who locks both locks the state first.
+    fn leads(&self) -> bool {
+        self.leases.table().leadership.is_some()
     }
 
     /// Where a gateway of one's own is told.

@@ -93,4 +93,10 @@ async fn a_session_joins_and_leaves_topics_whoever_of_it_subscribes() {
     }
     let refused = api.op(&session, json!({"op": "join", "topics": ["a\u{7}"]})).await;
     assert_eq!(refused["error"]["code"], json!("bad_request"));
+    let join = |count: usize| json!({"op": "join", "topics": vec!["t"; count]});
+    let full = || json!({"ops": (0..16).map(|_| join(256)).collect::<Vec<_>>()});
+    assert_eq!(api.post(&format!("{session}/batch"), full()).await.status, 200);
+    let mut more = full();
+    more["ops"].as_array_mut().unwrap().push(join(1));
+    assert_eq!(api.post(&format!("{session}/batch"), more).await.error(), (413, "too_large".into()));
 }
