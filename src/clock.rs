@@ -24,6 +24,13 @@ pub fn rfc3339(wall_ms: u64) -> String {
         .map_or_else(|_| String::from("9999-12-31T23:59:59.999Z"), |t| format!("{t:.3}"))
 }
 
+/// The wall clock reading that an RFC 3339 text tells, rounded up to milliseconds; `None` if it tells none since 1970.
+pub fn wall_ms_of(text: &str) -> Option<u64> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    let nanos = u128::try_from(time.as_nanosecond()).ok()?;
+    u64::try_from(nanos.div_ceil(1_000_000)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -31,5 +38,15 @@ mod tests {
         assert_eq!(super::rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(super::rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
         assert!(super::rfc3339(u64::MAX).starts_with("9999"));
+    }
+
+    #[test]
+    fn a_text_tells_a_wall_clock_reading_in_any_zone() {
+        for text in ["2023-11-14T22:13:20.123Z", "2023-11-14T23:13:20.123+01:00", "2023-11-14T22:13:20.122000001Z"] {
+            assert_eq!(super::wall_ms_of(text), Some(1_700_000_000_123), "{text}");
+        }
+        for text in ["", "tomorrow", "2023-11-14", "2023-11-14T22:13:20", "1969-12-31T23:59:59Z"] {
+            assert_eq!(super::wall_ms_of(text), None, "{text}");
+        }
     }
 }

@@ -9,10 +9,10 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::directory::Revision;
+use crate::directory::{Directory, Revision};
 use crate::push::{Order, PushRefused, Pushed};
-use crate::view::View;
-use crate::wire::http::{Info, SnapshotTaken, StateHash};
+use crate::view::{At, View};
+use crate::wire::http::{Info, SnapshotTaken, StateHash, TopicCount};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
 /// What the HTTP surface needs. Implemented by directory nodes and gateways.
@@ -63,9 +63,20 @@ pub trait Backend: Send + Sync + 'static {
         alone: bool,
     ) -> impl Future<Output = Vec<Option<u64>>> + Send;
 
-    /// Has a read answered by a directory node, as it came: asked where [`View::holds_all`] says no, which a node never does.
+    /// Has a read answered by a directory node, as it came: asked where this process does not hold what it needs, which a
+    /// node always does.
     fn pass_on(&self, _path: &str) -> impl Future<Output = Result<PassedOn, FeedRefused>> + Send {
         ready(Err(FeedRefused::Unavailable("this process answers itself".to_owned())))
+    }
+
+    /// A copy of the state as it is now, with topics and bans. Only a directory node has one.
+    fn state(&self) -> Option<Directory> {
+        None
+    }
+
+    /// The topics that most are subscribed to. Only a directory node knows them.
+    fn topics(&self, _ask: TopicsAsk) -> impl Future<Output = Result<At<Vec<TopicCount>>, StateRefused>> + Send {
+        ready(Err(StateRefused::NotHere))
     }
 
     /// Hashes the state of this process. Only a directory node has one.
@@ -93,6 +104,15 @@ pub struct HashAsk {
     pub check: bool,
     /// Longest wait for the revision.
     pub within: Duration,
+}
+
+/// Which topics are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicsAsk {
+    /// Those that begin so.
+    pub prefix: String,
+    /// So many at most.
+    pub limit: usize,
 }
 
 /// A backup on its way out.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::clock;
-use crate::directory::{BatchDone, ConnectionId, Epoch, Op, OpOutcome, Policy, Reason, Register, Serial};
+use crate::directory::limits::OP_TOPICS_MAX;
+use crate::directory::{
+    BatchDone, ConnectionId, Epoch, Handover, Op, OpOutcome, Per, Policy, Reason, Register, Serial,
+};
 use crate::wire::http::{BatchAnswer, OpAnswer, OpBody};
 
 /// Connections of a user at most, unless the operation says another number.
@@ -15,15 +18,18 @@ const CONNECTIONS_MAX: u32 = 16;
 /// proposed; names outside their limits are the directory's to refuse, one by one.
 pub(super) fn op(index: usize, body: OpBody) -> Result<Op, Error> {
     let refused = |why: &str| Error::bad_request(format!("ops[{index}]: {why}"));
+    let serial = body.serial.ok_or_else(|| refused("serial is missing"));
     match body.op.as_str() {
-        "register" => Ok(Op::Register(register(index, body)?)),
-        "unregister" => Ok(Op::Unregister { serial: body.serial, reason: body.reason.unwrap_or(Reason::Closed) }),
+        "register" => Ok(Op::Register(register(index, serial?, body)?)),
+        "unregister" => Ok(Op::Unregister { serial: serial?, reason: body.reason.unwrap_or(Reason::Closed) }),
         "meta" => {
             let meta = body.meta.as_deref().ok_or_else(|| refused("meta is missing"))?;
             let meta = object(meta).ok_or_else(|| refused("meta is not a JSON object"))?;
-            Ok(Op::Meta { serial: body.serial, meta, if_version: body.if_version })
+            Ok(Op::Meta { serial: serial?, meta, if_version: body.if_version })
         }
-        "join" | "leave" => Err(Error::not_offered(&format!("ops[{index}]: a topic"))),
+        // Who of the session's connections subscribes is its own business, so a serial says nothing here.
+        "join" => Ok(Op::Join { topics: topics(index, body.topics)? }),
+        "leave" => Ok(Op::Leave { topics: topics(index, body.topics)? }),
         other => {
             let why = format!("op: {other:?} is none of register, unregister, meta, join, leave");
             Err(refused(&why))
@@ -31,66 +37,78 @@ pub(super) fn op(index: usize, body: OpBody) -> Result<Op, Error> {
     }
 }
 
-fn register(index: usize, body: OpBody) -> Result<Register, Error> {
+fn topics(index: usize, topics: Option<Vec<String>>) -> Result<Vec<Arc<str>>, Error> {
+    let topics = topics.unwrap_or_default();
+    match topics.len() {
+        0 => Err(Error::bad_request(format!("ops[{index}]: topics is missing, or names none"))),
+        1..=OP_TOPICS_MAX => Ok(topics.into_iter().map(Arc::from).collect()),
+        many => Err(Error::too_large(format!("ops[{index}]: topics: {many}; at most {OP_TOPICS_MAX} an operation"))),
+    }
+}
+
+fn register(index: usize, serial: Serial, body: OpBody) -> Result<Register, Error> {
     let refused = |why: &str| Error::bad_request(format!("ops[{index}]: {why}"));
-    let later = |what: &str| Error::not_offered(&format!("ops[{index}]: {what}"));
-    match body.policy.as_deref() {
-        None | Some("multi") => {}
-        Some("newest_wins" | "oldest_wins") => return Err(later("a policy other than multi")),
-        Some(_) => return Err(refused("policy is none of multi, newest_wins, oldest_wins")),
-    }
-    match body.per.as_deref() {
-        None | Some("user") => {}
-        Some("device") => return Err(later("a policy per device")),
-        Some(_) => return Err(refused("per is neither user nor device")),
-    }
-    match body.handover.as_deref() {
-        None | Some("wait") => {}
-        Some("immediate") => return Err(later("an immediate handover")),
-        Some(_) => return Err(refused("handover is neither wait nor immediate")),
-    }
-    let max = body.max.unwrap_or(CONNECTIONS_MAX);
-    if max == 0 {
-        return Err(refused("max is at least 1"));
-    }
+    let policy = policy(&body).map_err(refused)?;
     let meta = match body.meta.as_deref() {
         None => None,
         Some(meta) => Some(object(meta).ok_or_else(|| refused("meta is not a JSON object"))?),
     };
     Ok(Register {
-        serial: body.serial,
+        serial,
         user: body.user.ok_or_else(|| refused("user is missing"))?.into(),
         device: body.device.unwrap_or_default().into(),
-        policy: Policy::multi(max),
+        policy,
         connected_at_ms: clock::wall_ms(),
         remote: body.remote.map(Arc::from),
         meta,
-        since: None,
+        since: body.since,
     })
 }
 
-fn object(meta: &RawValue) -> Option<Arc<str>> {
+/// A field that the policy does not look at is checked all the same: a misspelt word is never passed over.
+fn policy(body: &OpBody) -> Result<Policy, &'static str> {
+    let per = match body.per.as_deref() {
+        None | Some("user") => Per::User,
+        Some("device") => Per::Device,
+        Some(_) => return Err("per is neither user nor device"),
+    };
+    let handover = match body.handover.as_deref() {
+        None | Some("wait") => Handover::Wait,
+        Some("immediate") => Handover::Immediate,
+        Some(_) => return Err("handover is neither wait nor immediate"),
+    };
+    let max = body.max.unwrap_or(CONNECTIONS_MAX);
+    if max == 0 {
+        return Err("max is at least 1");
+    }
+    match body.policy.as_deref() {
+        None | Some("multi") => Ok(Policy::Multi { max, per }),
+        Some("newest_wins") => Ok(Policy::NewestWins { per, handover }),
+        Some("oldest_wins") => Ok(Policy::OldestWins { per }),
+        Some(_) => Err("policy is none of multi, newest_wins, oldest_wins"),
+    }
+}
+
+/// The text of a JSON object.
+pub(super) fn object(meta: &RawValue) -> Option<Arc<str>> {
     meta.get().starts_with('{').then(|| meta.get().into())
 }
 
 /// What became of the operations on these serials.
-pub(super) fn answer(epoch: Epoch, serials: &[Serial], done: &BatchDone) -> BatchAnswer {
+pub(super) fn answer(epoch: Epoch, serials: &[Option<Serial>], done: &BatchDone) -> BatchAnswer {
     let results = serials.iter().zip(done.ops.iter()).map(|(serial, outcome)| {
         let ok = OpAnswer { ok: Some(true), ..OpAnswer::default() };
+        let connection = || serial.map(|serial| ConnectionId { epoch, serial }.to_string());
         match outcome {
             OpOutcome::Registered { granted, superseded } => OpAnswer {
-                connection: Some(ConnectionId { epoch, serial: *serial }.to_string()),
+                connection: connection(),
                 granted: Some(*granted),
                 superseded: Some(superseded.iter().map(ToString::to_string).collect()),
                 ..ok
             },
             OpOutcome::Unregistered { existed } => OpAnswer { existed: Some(*existed), ..ok },
             OpOutcome::MetaSet { version } => OpAnswer { meta_version: Some(*version), ..ok },
-            OpOutcome::Pending => OpAnswer {
-                connection: Some(ConnectionId { epoch, serial: *serial }.to_string()),
-                pending: Some(true),
-                ..ok
-            },
+            OpOutcome::Pending => OpAnswer { connection: connection(), pending: Some(true), ..ok },
             OpOutcome::Topics { .. } => ok,
             OpOutcome::Refused(why) => OpAnswer { error: Some(Error::of_op(why)), ..OpAnswer::default() },
         }

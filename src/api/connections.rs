@@ -96,16 +96,12 @@ impl Wanted {
         if query.text("topic").is_some() {
             return Err(Error::not_offered("topic: a list by topic"));
         }
-        let limit = query.parsed("limit")?.unwrap_or(PAGE.min(limits.page_max));
-        if limit == 0 || limit > limits.page_max {
-            return Err(Error::bad_request(format!("limit: 1 to {}", limits.page_max)));
-        }
         Ok(Self {
             user: query.text("user").map(|user| request::user(user.to_owned())).transpose()?,
             gateway: query.text("gateway").map(str::to_owned),
             device: query.text("device").map(str::to_owned),
             after: query.parsed::<Cursor>("cursor")?.map(|cursor| cursor.0),
-            limit,
+            limit: query.limit(PAGE, limits.page_max)?,
         })
     }
 

@@ -5,10 +5,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use super::answer::{JSON, X_REVISION};
-use crate::directory::{OpRefused, Revision};
+use crate::directory::{OpRefused, Owner, Revision};
 use crate::push::PushRefused;
 use crate::view::Stale;
-use crate::wire::http::{Applied, ErrorBody, ErrorCode, ErrorDetail};
+use crate::wire::http::{Applied, ErrorBody, ErrorCode, ErrorDetail, OwnerBody};
 use crate::wire::peer::Failure;
 
 /// An answer that is not a success.
@@ -22,7 +22,7 @@ pub(super) struct Error {
 impl Error {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let temporary = matches!(code, ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::Timeout);
-        let error = ErrorDetail { code, message: message.into(), temporary, applied: None, leader: None };
+        let error = ErrorDetail { code, message: message.into(), temporary, applied: None, leader: None, owner: None };
         Self { status: status_of(code), body: Box::new(ErrorBody { error, more: Map::new() }), revision: None }
     }
 
@@ -107,7 +107,27 @@ impl Error {
             OpRefused::VersionMismatch { .. } => ErrorCode::Fenced,
             OpRefused::Invalid(_) => ErrorCode::BadRequest,
         };
-        Self::new(code, refused.to_string()).into_body().error
+        let mut error = Self::new(code, refused.to_string()).into_body().error;
+        match refused {
+            OpRefused::Conflict { owner } => {
+                error.temporary = !owner.live;
+                error.owner = Some(Box::new(owner_body(owner)));
+            }
+            // Read what is there now, and try again with that.
+            OpRefused::VersionMismatch { .. } => error.temporary = true,
+            _ => {}
+        }
+        error
+    }
+}
+
+fn owner_body(owner: &Owner) -> OwnerBody {
+    OwnerBody {
+        connection: owner.id.to_string(),
+        gateway: owner.gateway.to_string(),
+        device: Some(owner.device.to_string()).filter(|device| !device.is_empty()),
+        granted: owner.granted,
+        live: owner.live,
     }
 }
 

@@ -20,6 +20,9 @@ use crate::wire::peer::{Answer, RequestBody};
 /// How long the leader is asked for what is left of the leases; the rest of the answer does not depend on it.
 const LEASES_WITHIN: Duration = Duration::from_millis(500);
 
+/// How long a node is asked for the number of topics, likewise.
+const TOPICS_WITHIN: Duration = Duration::from_millis(500);
+
 /// Tries to read counts and sessions of one revision.
 const ONE_REVISION_TRIES: usize = 16;
 
@@ -47,7 +50,18 @@ pub(super) async fn stats<B: Backend>(State(api): State<Api<B>>, query: Query, u
     let ((counts, sessions), revision, shows) = fresh.read(api.backend.view(), count).await?;
     let gateways = bodies(&sessions, &leases(&*api.backend).await);
     let Counts { connections, users } = counts;
-    Ok(shows.json(StatusCode::OK, &Stats { connections, users, topics: 0, gateways, revision }))
+    let topics = topics(&api).await;
+    Ok(shows.json(StatusCode::OK, &Stats { connections, users, topics, gateways, revision }))
+}
+
+/// How many topics there are, as a directory node knows it; the rest of the answer does not depend on it.
+async fn topics<B: Backend>(api: &Api<B>) -> Option<u64> {
+    if let Some(state) = api.backend.state() {
+        return Some(state.topic_count());
+    }
+    let told = timeout(TOPICS_WITHIN, api.backend.pass_on("/v1/stats?consistency=cached")).await.ok()?.ok()?;
+    let stats: Stats = serde_json::from_slice(&told.body).ok()?;
+    stats.topics
 }
 
 /// Both of one revision, unless changes come too fast for that: then of two near each other, named by the older.

@@ -5,8 +5,10 @@
 
 mod answer;
 mod backend;
+mod bans;
 mod batch;
 mod connections;
+mod control;
 mod error;
 mod gateways;
 mod later;
@@ -21,6 +23,7 @@ mod sessions;
 mod state;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod users;
 mod watch;
 
@@ -34,12 +37,13 @@ use axum::routing::{delete, get, post, put};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::directory::Directory;
 use crate::telemetry;
 use crate::wire::http::{Applied, ErrorCode};
 use crate::wire::peer::{Answer, Failure, RequestBody};
 
 pub use backend::{
-    Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, History, PassedOn, StateRefused,
+    Backend, Backup, Feed, FeedItem, FeedRefused, FeedRequest, HashAsk, History, PassedOn, StateRefused, TopicsAsk,
 };
 pub use limits::ApiLimits;
 
@@ -59,8 +63,15 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
         .route("/v1/users/{user}", get(users::get::<B>).head(users::head::<B>))
         .route("/v1/users/{user}/history", get(users::history::<B>))
         .route("/v1/users:lookup", post(users::lookup::<B>))
-        .route("/v1/connections/{id}", get(connections::get::<B>).merge(later::delete_connection()))
+        .route("/v1/users/{user}/disconnect", post(control::disconnect::<B>))
+        .route("/v1/connections/{id}", get(connections::get::<B>).delete(control::delete::<B>))
+        .route("/v1/connections/{id}/meta", put(control::set_meta::<B>))
         .route("/v1/connections", get(connections::list::<B>))
+        .route("/v1/bans", get(bans::list::<B>))
+        .route("/v1/bans/{user}", put(bans::put::<B>).delete(bans::delete::<B>))
+        .route("/v1/topics", get(topics::list::<B>))
+        .route("/v1/topics/{topic}", get(topics::get::<B>))
+        .route("/v1/topics/{topic}/members", get(topics::members::<B>))
         .route("/v1/stats", get(gateways::stats::<B>))
         .route("/v1/gateways", get(gateways::list::<B>))
         .route("/v1/users/{user}/push", post(push::to_user::<B>))
@@ -124,6 +135,16 @@ impl<B: Backend> Api<B> {
                 Err(Error::new(ErrorCode::Timeout, "no answer from the leader in time").applied(Applied::Unknown))
             }
         }
+    }
+
+    /// Whether this process holds the state itself, with what a gateway's replica lacks.
+    fn holds_state(&self) -> bool {
+        self.backend.state().is_some()
+    }
+
+    /// The state, where this process holds it.
+    fn state(&self) -> Directory {
+        self.backend.state().expect("a process that holds the state goes on to")
     }
 
     /// Has a read answered by a directory node, where this process does not hold what it needs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +19,6 @@ use super::request::{self, Query, Segment};
 use super::{Api, ApiLimits, Backend, Error};
 use crate::chance;
 use crate::directory::limits::is_optional_name;
-use crate::directory::{ConnectionId, Epoch};
 use crate::push::{Order, PushRefused, Pushed, Target};
 use crate::telemetry;
 use crate::view::View;
@@ -59,7 +58,7 @@ pub(super) async fn to_connection<B: Backend>(
 ) -> Result<Response, Error> {
     let target = connection.connection()?;
     let fresh = Freshness::of_push(&query, &api.limits)?;
-    let if_match = if_match(request.headers())?;
+    let if_match = request::if_match(request.headers(), "epoch of the connection")?;
     let id = message_id(request.headers(), &["connection", connection.text()])?;
     let body: PushBody = request::json(request, api.limits.push_bytes_max, &api.limits).await?;
     let target = target.ok_or_else(|| no_such_connection(connection.text(), api.backend.view()))?;
@@ -228,9 +227,6 @@ fn order(target: Target, body: PushBody, id: Arc<str>, limits: &ApiLimits) -> Re
     if body.event.as_ref().is_some_and(|event| !is_optional_name(event)) {
         return Err(Error::bad_request("event: at most 128 bytes of text without control characters"));
     }
-    if !body.devices.iter().all(|device| is_optional_name(device)) {
-        return Err(Error::bad_request("devices: each at most 128 bytes of text without control characters"));
-    }
     let message = Message {
         id,
         topic: None,
@@ -242,8 +238,8 @@ fn order(target: Target, body: PushBody, id: Arc<str>, limits: &ApiLimits) -> Re
     Ok(Order {
         target,
         message: Arc::new(message),
-        devices: body.devices.into_iter().map(Arc::from).collect(),
-        except: except(&body.except)?,
+        devices: request::devices(body.devices)?,
+        except: request::connections("except", &body.except)?,
         if_match: None,
     })
 }
@@ -257,27 +253,9 @@ fn payload(data: Option<Box<serde_json::value::RawValue>>, data_b64: Option<Stri
     }
 }
 
-fn except(ids: &[String]) -> Result<Vec<ConnectionId>, Error> {
-    let id = |text: &String| {
-        request::connection(text)?.ok_or_else(|| Error::bad_request(format!("except: {text:?} is not a connection id")))
-    };
-    ids.iter().map(id).collect()
-}
-
 /// A text that can't be an id was never one of a connection, at any revision.
 fn no_such_connection(text: &str, view: &impl View) -> Error {
     Error::offline(format!("there is no connection {text}"), view.revision())
-}
-
-/// `If-Match: "<epoch>"`; `*` matches any.
-fn if_match(headers: &HeaderMap) -> Result<Option<Epoch>, Error> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(None);
-    }
-    let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-    digits.parse().map(Some).map_err(|_| Error::bad_request("If-Match: the epoch of the connection in quotes"))
 }
 
 /// A fresh id, or with an `Idempotency-Key` always the same for the same key and target: the receiving gateway

@@ -2,21 +2,22 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Request};
-use axum::http::StatusCode;
-use axum::http::header::EXPECT;
+use axum::http::header::{EXPECT, IF_MATCH};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::{ApiLimits, Error};
-use crate::directory::limits::{NAME_BYTES_MAX, is_name};
+use crate::directory::limits::{NAME_BYTES_MAX, is_name, is_optional_name};
 use crate::directory::{ConnectionId, Epoch};
 use crate::wire::http::ErrorCode;
 
@@ -81,6 +82,42 @@ pub(super) fn connection(text: &str) -> Result<Option<ConnectionId>, Error> {
     Ok(text.parse().ok())
 }
 
+/// Connection ids that the field `name` lists.
+pub(super) fn connections(name: &str, ids: &[String]) -> Result<Vec<ConnectionId>, Error> {
+    let id = |text: &String| {
+        connection(text)?.ok_or_else(|| Error::bad_request(format!("{name}: {text:?} is not a connection id")))
+    };
+    ids.iter().map(id).collect()
+}
+
+/// Devices that are listed.
+pub(super) fn devices(devices: Vec<String>) -> Result<Vec<Arc<str>>, Error> {
+    if devices.iter().all(|device| is_optional_name(device)) {
+        Ok(devices.into_iter().map(Arc::from).collect())
+    } else {
+        Err(Error::bad_request("devices: each at most 128 bytes of text without control characters"))
+    }
+}
+
+/// `If-Match: "<number>"`, where the number is `what`; `*` matches any.
+pub(super) fn if_match<T: FromStr>(headers: &HeaderMap, what: &str) -> Result<Option<T>, Error> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    digits.parse().map(Some).map_err(|_| Error::bad_request(format!("If-Match: the {what} in quotes")))
+}
+
+/// How long to wait: `asked`, or `otherwise`.
+pub(super) fn wait(asked: Option<u64>, otherwise: Duration, limits: &ApiLimits) -> Result<Duration, Error> {
+    match asked.map_or(otherwise, Duration::from_millis) {
+        wait if wait <= limits.timeout_max => Ok(wait),
+        _ => Err(Error::bad_request(format!("timeout_ms: 0 to {}", limits.timeout_max.as_millis()))),
+    }
+}
+
 /// The query of a request. Names that nobody knows are ignored, values that can't be meant are refused.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
@@ -108,6 +145,15 @@ impl Query {
     pub(super) fn parsed<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Error> {
         let Some(text) = self.text(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|error| Error::bad_request(format!("{name}: {text:?} can't be used: {error}")))
+    }
+
+    /// How many entries a page of a list may have: as many as asked for, or `page`.
+    pub(super) fn limit(&self, page: usize, page_max: usize) -> Result<usize, Error> {
+        let limit = self.parsed("limit")?.unwrap_or(page.min(page_max));
+        if limit == 0 || limit > page_max {
+            return Err(Error::bad_request(format!("limit: 1 to {page_max}")));
+        }
+        Ok(limit)
     }
 
     /// The duration that `name` tells in milliseconds.

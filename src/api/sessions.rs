@@ -14,7 +14,7 @@ use crate::chance;
 use crate::directory::limits::{TEXT_BYTES_MAX, is_name};
 use crate::directory::{Batch, BatchRefused, GatewayAddresses, OpenSession, Reason};
 use crate::wire::http::{
-    Applied, BatchBody, EndSessionBody, ErrorCode, OpenSessionBody, RenewAnswer, RenewBody, SessionBody,
+    Applied, BatchBody, EndSessionBody, ErrorCode, OpenSessionBody, ReleaseRequest, RenewAnswer, RenewBody, SessionBody,
 };
 use crate::wire::peer::{Answer, RequestBody};
 
@@ -110,8 +110,10 @@ pub(super) async fn renew<B: Backend>(
     match api.ask(RequestBody::Renew { epoch, handled: handled_revision }).await? {
         Answer::Renewed { lease_ms, release, revision } => {
             let lease_ms = lease_ms.into();
-            let release = release.iter().map(|(id, _)| id.to_string()).collect();
-            Ok(answer::json(StatusCode::OK, &RenewAnswer { lease_ms, serve_ms: serve_ms(lease_ms), release, revision }))
+            let requests: Vec<_> = release.iter().map(|(id, release)| ReleaseRequest::new(*id, release)).collect();
+            let release = requests.iter().map(|request| request.connection.clone()).collect();
+            let serve_ms = serve_ms(lease_ms);
+            Ok(answer::json(StatusCode::OK, &RenewAnswer { lease_ms, serve_ms, release, requests, revision }))
         }
         Answer::Gone => Err(gone()),
         other => Err(super::unexpected(&other).applied(Applied::Unknown)),
@@ -125,13 +127,20 @@ pub(super) async fn batch<B: Backend>(
     request: Request,
 ) -> Result<Response, Error> {
     let BatchBody { seq, ops } = request::json(request, api.limits.batch_bytes_max, &api.limits).await?;
-    if ops.len() > api.limits.batch_ops_max {
-        return Err(Error::too_large(format!("ops: {}; at most {} a batch", ops.len(), api.limits.batch_ops_max)));
+    let ops_max = api.limits.batch_ops_max;
+    if ops.len() > ops_max {
+        return Err(Error::too_large(format!("ops: {}; at most {ops_max} a batch", ops.len())));
     }
     let serials: Vec<_> = ops.iter().map(|op| op.serial).collect();
     let ops = ops.into_iter().enumerate().map(|(index, op)| batch::op(index, op)).collect::<Result<_, _>>()?;
     let epoch = session.session().ok_or_else(|| refused(&BatchRefused::Fenced))?;
-    match api.ask(RequestBody::Batch(Batch { epoch, seq, ops })).await? {
+    let batch = Batch { epoch, seq, ops };
+    if batch.size() > ops_max {
+        let message =
+            format!("ops: {} with their topics, each of which counts; at most {ops_max} a batch", batch.size());
+        return Err(Error::too_large(message));
+    }
+    match api.ask(RequestBody::Batch(batch)).await? {
         Answer::Batch(Ok(done)) => {
             Ok(Shows::revision(done.revision).json(StatusCode::OK, &batch::answer(epoch, &serials, &done)))
         }

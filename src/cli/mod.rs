@@ -5,6 +5,7 @@
 //! stderr in one sentence that says what to do, and into the exit code ([`Exit`]). What files mean is known to
 //! [`crate::node::offline`].
 
+mod bans;
 mod check;
 mod connections;
 mod failed;
@@ -12,6 +13,7 @@ mod force_new_cluster;
 mod gateways;
 mod history;
 mod http;
+mod kick;
 mod members;
 mod options;
 mod print;
@@ -20,22 +22,26 @@ mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod watch;
 mod whereis;
 
 use clap::Subcommand;
 
+pub use bans::{BansArgs, BansVerb};
 pub use check::CheckArgs;
 pub use connections::{ConnectionsArgs, ConnectionsVerb};
 pub use failed::{Exit, Failed};
 pub use force_new_cluster::ForceNewClusterArgs;
 pub use gateways::{GatewaysArgs, GatewaysVerb};
 pub use history::HistoryArgs;
+pub use kick::KickArgs;
 pub use members::{MembersArgs, MembersVerb};
 pub use options::{ApiOptions, Output};
 pub use push::{AckArg, MessageArgs, PushArgs, PushTarget};
 pub use snapshot::{SnapshotArgs, SnapshotVerb};
 pub use status::StatusArgs;
+pub use topics::TopicsArgs;
 pub use watch::WatchArgs;
 pub use whereis::WhereisArgs;
 
@@ -54,8 +60,14 @@ pub enum ClientVerb {
     Connections(ConnectionsArgs),
     /// List gateways
     Gateways(GatewaysArgs),
+    /// List the topics that most are subscribed to
+    Topics(TopicsArgs),
     /// Push a message to a user or a connection
     Push(PushArgs),
+    /// Close the connections of a user, or one connection
+    Kick(KickArgs),
+    /// Show and change which users are refused
+    Bans(BansArgs),
     /// Print changes as they happen, until interrupted
     Watch(WatchArgs),
     /// Back up the state, look into backups, and make new clusters of them
@@ -76,7 +88,10 @@ impl ClientVerb {
             Self::History(args) => history::run(&args).await,
             Self::Connections(args) => connections::run(&args).await,
             Self::Gateways(args) => gateways::run(&args).await,
+            Self::Topics(args) => topics::run(&args).await,
             Self::Push(args) => push::run(&args).await,
+            Self::Kick(args) => kick::run(&args).await,
+            Self::Bans(args) => bans::run(&args).await,
             Self::Watch(args) => watch::run(&args).await,
             Self::Snapshot(args) => snapshot::run(&args).await,
             Self::Check(args) => check::run(&args).await,

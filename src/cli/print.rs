@@ -6,7 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::de::DeserializeOwned;
 
-use super::{Exit, Failed};
+use super::{ApiOptions, Exit, Failed, Output};
 use crate::net::http::Response;
 
 /// What stands for a value that is not there.
@@ -31,6 +31,11 @@ pub(super) fn body<T: DeserializeOwned>(what: &str, answer: &Response) -> Result
     serde_json::from_slice(&answer.body).map_err(|error| {
         Failed::new(Exit::Failed, format!("{what}: the answer can't be read ({error}); is this a Switchboard API?"))
     })
+}
+
+/// Writes the body of a refusal, where bodies are wanted.
+pub(super) fn refusal(api: &ApiOptions, answer: &Response) -> Result<(), Failed> {
+    if api.output == Output::Json { line(&answer.body) } else { Ok(()) }
 }
 
 /// A table with these columns.

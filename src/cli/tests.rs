@@ -81,6 +81,15 @@ const PUSHED: &str = r#"{"id":"m-1","outcome":"partial","delivered":1,"failed":1
 const MISSED: &str = r#"{"id":"m-1","outcome":"failed","delivered":0,"failed":0,"revision":9,"results":[]}"#;
 const LEADERLESS: &str = r#"{"cluster":"c","node":1,"leader":null,"term":3,"members":[],"applied":1,"committed":1}"#;
 
+const KICKED: &str = r#"{"disconnected":2,"pending":["c-1-2"],"revision":9}"#;
+const NOT_KICKED: &str = r#"{"disconnected":0,"pending":[],"revision":9}"#;
+const MISSING: &str = r#"{"error":{"code":"not_found","message":"a is not banned","temporary":false}}"#;
+const BANNED: &str =
+    r#"{"user":"a","until":"2030-01-31T12:00:00.000Z","reason":null,"revision":9,"disconnected":0,"pending":[]}"#;
+const BANS: &str =
+    r#"{"bans":[{"user":"a","until":null,"reason":"spam","revision":9}],"next_cursor":"1.YQ","revision":9}"#;
+const TOPICS: &str = r#"{"topics":[{"topic":"room:7","connections":3,"gateways":2}],"at_least":true,"revision":9}"#;
+
 #[tokio::test]
 async fn exit_codes_tell_what_became_of_it() {
     let push = ["push", "user", "a", "--data", "1"];
@@ -101,6 +110,19 @@ async fn exit_codes_tell_what_became_of_it() {
         (&push, 200, MISSED, Exit::Failed),
         (&push, 404, NOBODY, Exit::NotFound),
         (&["push", "user", "a", "--data", "hello"], 200, PUSHED, Exit::Usage),
+        (&["kick", "a", "--device", "web"], 200, KICKED, Exit::Done),
+        (&["kick", "a"], 200, NOT_KICKED, Exit::NotFound),
+        (&["kick", "a", "--code", "7"], 400, INVALID, Exit::Usage),
+        (&["kick", "--connection", "c-1-2"], 204, "", Exit::Done),
+        (&["kick", "--connection", "c-1-2"], 404, MISSING, Exit::NotFound),
+        (&["kick", "--connection", "c-1-2"], 503, REFUSED, Exit::NoQuorum),
+        (&["bans", "list"], 200, BANS, Exit::Done),
+        (&["bans", "add", "a"], 200, BANNED, Exit::Done),
+        (&["bans", "add", "a", "--until", "2001-01-01T00:00:00Z"], 400, INVALID, Exit::Usage),
+        (&["bans", "remove", "a"], 204, "", Exit::Done),
+        (&["bans", "remove", "a", "-o", "json"], 404, MISSING, Exit::NotFound),
+        (&["topics"], 200, TOPICS, Exit::Done),
+        (&["topics", "-o", "json"], 503, REFUSED, Exit::NoQuorum),
         (&["watch", "--from", "1"], 410, INVALID, Exit::Usage),
         (&["watch"], 503, REFUSED, Exit::NoQuorum),
     ] {
@@ -120,6 +142,20 @@ async fn the_next_api_is_asked_when_one_can_not_be_reached() {
     assert_eq!(server.seen(), ["POST /v1/connections/c-1-2/push"]);
     assert_eq!(run(&apis, &["connections", "list", "--user", "a&b"]).await, Exit::Done);
     assert_eq!(server.seen(), ["GET /v1/connections?user=a%26b&limit=100"]);
+    for (words, request) in [
+        (&["topics", "--prefix", "a b", "--limit", "7"][..], "GET /v1/topics?prefix=a%20b&limit=7"),
+        (&["bans", "list", "--cursor", "1.YQ"], "GET /v1/bans?limit=100&cursor=1.YQ"),
+        (&["bans", "add", "a/b"], "PUT /v1/bans/a%2Fb"),
+        (&["bans", "remove", "a/b"], "DELETE /v1/bans/a%2Fb"),
+        (&["kick", "a/b"], "POST /v1/users/a%2Fb/disconnect"),
+        (
+            &["kick", "--connection", "c-1-2", "--reason", "go away"],
+            "DELETE /v1/connections/c-1-2?code=4003&reason=go%20away",
+        ),
+    ] {
+        run(&apis, words).await;
+        assert_eq!(server.seen(), [request]);
+    }
     assert_eq!(run(&nowhere().await, &["status"]).await, Exit::Failed);
     assert_eq!(run("https://127.0.0.1:1", &["status"]).await, Exit::Usage);
 }
@@ -153,4 +189,7 @@ fn apis_and_messages_are_checked_before_anything_is_sent() {
     assert!(parse(&["push", "user", "a", "--data", "1", "--file", "f"]).is_err());
     assert!(parse(&["push", "user", "a", "--data", "1", "--ack", "maybe"]).is_err());
     assert!(parse(&["whereis"]).is_err());
+    assert!(parse(&["kick"]).is_err());
+    assert!(parse(&["kick", "a", "--connection", "c-1-2"]).is_err());
+    assert!(parse(&["kick", "--device", "web"]).is_err());
 }

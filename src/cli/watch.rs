@@ -48,6 +48,7 @@ struct Change {
     user: Option<String>,
     connection: Option<String>,
     gateway: Option<String>,
+    topic: Option<String>,
     reason: Option<String>,
     at: Option<String>,
 }
@@ -137,7 +138,8 @@ async fn follow(
 fn text(change: &Change) -> String {
     let mark = format!("{}.{}", change.revision, change.n.unwrap_or(0));
     let mut text = format!("{}  {mark:<10}  {:<18}", change.at.as_deref().unwrap_or("-"), change.kind);
-    for part in [&change.user, &change.connection, &change.gateway, &change.reason].into_iter().flatten() {
+    for part in [&change.user, &change.connection, &change.topic, &change.gateway, &change.reason].into_iter().flatten()
+    {
         text.push_str("  ");
         text.push_str(part);
     }

@@ -159,6 +159,17 @@ pub struct Batch {
     pub ops: Vec<Op>,
 }
 
+impl Batch {
+    /// What applying it takes, in operations: one about topics counts as many as it names.
+    pub fn size(&self) -> usize {
+        let of = |op: &Op| match op {
+            Op::Join { topics } | Op::Leave { topics } => topics.len().max(1),
+            Op::Register(_) | Op::Unregister { .. } | Op::Meta { .. } => 1,
+        };
+        self.ops.iter().map(of).sum()
+    }
+}
+
 /// One change of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {

@@ -21,6 +21,7 @@ impl Directory {
         self.users.check(&self.pages)?;
         self.check_claims()?;
         self.check_contests()?;
+        self.bans.check()?;
         self.topics.check()
     }
 

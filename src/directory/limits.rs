@@ -10,7 +10,7 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// Batches of a session whose outcomes are held, and so the number that may be in flight.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 32;
 
-/// Operations of one batch: keeps the time to apply an entry, and the answer to it, bounded.
+/// Operations of one batch, see [`super::Batch::size`]: keeps the time to apply an entry, and the answer to it, bounded.
 pub const BATCH_OPS_MAX: usize = 4096;
 
 /// Topics of one operation: a gateway joins them as its clients subscribe, and again all of them in a new session.

@@ -197,7 +197,17 @@ impl Directory {
 
     /// All bans, by user.
     pub fn bans(&self) -> impl Iterator<Item = BannedUser<'_>> {
-        self.bans.iter().map(|(user, banned)| BannedUser { user, made: banned.made, ban: &banned.ban })
+        self.bans_after(None)
+    }
+
+    /// The bans by user, from the first one after the user `after`.
+    pub fn bans_after(&self, after: Option<&str>) -> impl Iterator<Item = BannedUser<'_>> {
+        self.bans.after(after).map(|(user, banned)| BannedUser { user, made: banned.made, ban: &banned.ban })
+    }
+
+    /// The bans that have an end, the earliest end first.
+    pub fn bans_by_end(&self) -> impl Iterator<Item = BannedUser<'_>> {
+        self.bans.by_end().filter_map(|(_, user)| self.banned(user))
     }
 
     /// The topics that begin with `prefix` and of which a live session has subscribers, by name.
@@ -217,6 +227,12 @@ impl Directory {
                 }
             }
         })
+    }
+
+    /// How many topics there are. While [`Self::ended_sessions`] is not empty this also counts topics that only ended sessions
+    /// had which are not reclaimed yet; otherwise it is exact.
+    pub fn topic_count(&self) -> u64 {
+        self.topics.count()
     }
 
     /// The live sessions that have subscribers of a topic, in order.

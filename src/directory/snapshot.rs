@@ -85,7 +85,7 @@ impl Directory {
         for (name, incumbent) in &self.gateways {
             blocks.put(&Record::Gateway { name: Arc::clone(name), incumbent: incumbent.clone() })?;
         }
-        for (user, banned) in &self.bans {
+        for (user, banned) in self.bans.after(None) {
             blocks.put(&Record::Ban { user: Arc::clone(user), banned: banned.clone() })?;
         }
         for (epoch, alive) in &self.sessions {
@@ -200,7 +200,7 @@ impl Loading {
                 Arc::make_mut(alive).window.restore(done);
             }
             Record::Ban { user, banned } => {
-                ascends(state.bans.get_max().map(|(last, _)| last), &user)?;
+                ascends(state.bans.last(), &user)?;
                 state.bans.insert(user, banned);
             }
             Record::Ended { epoch, session, reason, claims } => {

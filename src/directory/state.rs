@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::bans::Banned;
+use super::bans::Bans;
 use super::command::{Command, Entry, GatewayAddresses, OpenSession, Reason};
 use super::contest::{Contest, Involved, ids_of};
 use super::held::Held;
@@ -34,7 +34,7 @@ pub struct Directory {
     /// Connections that take part in a contest or are to be closed.
     pub(super) involved: OrdMap<ConnectionId, Involved>,
     pub(super) topics: Topics,
-    pub(super) bans: OrdMap<Arc<str>, Banned>,
+    pub(super) bans: Bans,
     /// Connections of live sessions.
     pub(super) live: u64,
 }

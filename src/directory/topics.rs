@@ -14,12 +14,16 @@ use super::state::Directory;
 pub(super) struct Topics {
     by_topic: OrdSet<(Arc<str>, Epoch)>,
     by_session: OrdSet<(Epoch, Arc<str>)>,
+    /// Topics that a session has, each counted once.
+    count: u64,
 }
 
 impl Topics {
     pub(super) fn insert(&mut self, topic: &Arc<str>, epoch: Epoch) -> bool {
         let added = self.by_session.insert((epoch, Arc::clone(topic))).is_none();
         if added {
+            let is_new = self.sessions(topic).next().is_none();
+            self.count += u64::from(is_new);
             self.by_topic.insert((Arc::clone(topic), epoch));
         }
         added
@@ -29,6 +33,8 @@ impl Topics {
         let removed = self.by_session.remove(&(epoch, Arc::clone(topic))).is_some();
         if removed {
             self.by_topic.remove(&(Arc::clone(topic), epoch));
+            let was_last = self.sessions(topic).next().is_none();
+            self.count -= u64::from(was_last);
         }
         removed
     }
@@ -62,14 +68,25 @@ impl Topics {
         self.by_topic.get_max()
     }
 
+    /// Pairs.
     pub(super) fn len(&self) -> usize {
         self.by_topic.len()
     }
 
-    /// Both sides agree.
+    /// Topics.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Both sides and the count agree.
     pub(super) fn check(&self) -> Result<(), String> {
         let mirrored =
             self.by_topic.iter().all(|(topic, epoch)| self.by_session.contains(&(*epoch, Arc::clone(topic))));
+        let mut topics: Vec<_> = self.by_topic.iter().map(|(topic, _)| topic).collect();
+        topics.dedup();
+        if topics.len() as u64 != self.count {
+            return Err(format!("there are {} topics, and {} are counted", topics.len(), self.count));
+        }
         if mirrored && self.by_topic.len() == self.by_session.len() {
             return Ok(());
         }

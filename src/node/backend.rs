@@ -13,13 +13,14 @@ use super::hash::Hashes;
 use super::history;
 use super::members;
 use super::requests::Requests;
+use super::topics::Topics;
 use super::view::NodeView;
-use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, History, StateRefused};
+use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, History, StateRefused, TopicsAsk};
 use crate::client;
-use crate::directory::{Epoch, Revision};
+use crate::directory::{Directory, Epoch, Revision};
 use crate::push::{Local, Order, PushRefused, Pushed, Router};
-use crate::view::View;
-use crate::wire::http::{Info, SnapshotTaken, StateHash, cluster_id};
+use crate::view::{At, View};
+use crate::wire::http::{Info, SnapshotTaken, StateHash, TopicCount, cluster_id};
 use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
 
 /// Longest time for which a request follows the leader.
@@ -34,6 +35,7 @@ pub(super) struct NodeBackend {
     pub(super) view: Arc<NodeView>,
     pub(super) hashes: Arc<Hashes>,
     pub(super) backups: Backups,
+    pub(super) topics: Topics,
     pub(super) requests: Requests,
     /// The leader, for a node that does not lead.
     pub(super) others: client::Directory,
@@ -130,6 +132,14 @@ impl Backend for NodeBackend {
     async fn last_seen(&self, users: &[&str], revision: Revision, _alone: bool) -> Vec<Option<u64>> {
         self.feeds.hub.reached(revision).await;
         self.feeds.hub.last_seen(users)
+    }
+
+    fn state(&self) -> Option<Directory> {
+        Some(self.topics.state.frozen())
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+        self.topics.most(ask).await
     }
 
     async fn hash(&self, ask: HashAsk) -> Result<StateHash, StateRefused> {

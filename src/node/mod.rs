@@ -4,11 +4,12 @@
 //! - `proposals`: many gateways' commands share log entries
 //! - `leases`, `expiry`, `claims`, `deaths`: deadlines in the leader's memory, endings in the log
 //! - `releases`: what gateways are asked to give up
+//! - `bans`, `callbacks`: bans that are over; release requests for gateways of one's own
 //! - `watch_hub`, `watch`, `feed`: what changed, for replicas and for people
 //! - `closings`, `trail`, `history`, `lines`: single connections of ended sessions, and who was where
 //! - `members`: who belongs to the group, as it changes
 //! - `requests`, `find`, `streams`: what gateways ask, and the peer listener
-//! - `hash`, `backups`: the state as a whole
+//! - `hash`, `backups`, `topics`: the state as a whole
 //! - `view`, `backend`: what the HTTP surface stands on
 //! - `offline`: files of nodes that do not run
 //! - `parts`: how all of them are put together
@@ -18,6 +19,8 @@
 
 mod backend;
 mod backups;
+mod bans;
+mod callbacks;
 mod claims;
 mod closings;
 mod deaths;
@@ -47,6 +50,7 @@ mod testing;
 pub(crate) use testing::LoneNode;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod trail;
 mod view;
 mod watch;

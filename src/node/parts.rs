@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{NoSockets, NodeBackend};
 use super::backups::Backups;
+use super::callbacks::Callbacks;
 use super::deaths::{Deaths, Suspects};
 use super::expiry::Expiry;
 use super::feed::Feeds;
@@ -26,10 +27,11 @@ use super::proposals::{self, Proposals, Waiting};
 use super::replicated::Replicated;
 use super::requests::Requests;
 use super::streams::Streams;
+use super::topics::Topics;
 use super::view::NodeView;
 use super::watch::Watches;
 use super::watch_hub::WatchHub;
-use super::{Settings, StartError, gauges};
+use super::{Settings, StartError, bans, gauges};
 use crate::api::{self, ApiLimits};
 use crate::net::{self, Listener, http};
 use crate::peer::Identity;
@@ -136,6 +138,8 @@ impl Parts {
         tasks.spawn_on(expiry.clone().release_claims(), of_leases);
         tasks.spawn_on(Deaths::new(expiry.clone(), Arc::clone(&requests.hello)).run(suspected), of_leases);
         tasks.spawn(expiry.reclaim());
+        tasks.spawn(bans::lift(state(), self.leases.clone(), self.proposals.clone()));
+        tasks.spawn(Callbacks::new(state(), Arc::clone(&self.hub), self.leases.clone(), process()).run());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(settle(Arc::clone(&self.hub)));
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
@@ -188,6 +192,7 @@ impl Parts {
             view,
             hashes,
             backups: Backups::new(self.raft.clone()),
+            topics: Topics::new(Arc::clone(&self.state)),
             requests,
             others: self.others.clone(),
             info: Info {

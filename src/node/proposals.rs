@@ -128,7 +128,7 @@ fn take_entry(waiting: &mut VecDeque<Waiting>) -> (Entry, Vec<oneshot::Sender<De
     while let Some(next) = waiting.front() {
         let (alone, more_ops, more_bytes) = match &next.command {
             Command::OpenSession(_) | Command::EndSession { .. } => (true, 1, 0),
-            Command::Batch(batch) => (false, batch.ops.len(), batch.ops.iter().map(op_bytes).sum()),
+            Command::Batch(batch) => (false, batch.size(), batch.ops.iter().map(op_bytes).sum()),
             Command::Reclaim { limit, .. } => (false, *limit as usize, 0),
             // What they cost is bounded by the connections of one user.
             Command::ReleaseClaims { .. } | Command::Disconnect(_) | Command::Unban { .. } => (false, 1, 0),
@@ -246,5 +246,15 @@ mod tests {
         let sizes: Vec<usize> =
             std::iter::from_fn(|| (!queue.is_empty()).then(|| take_entry(&mut queue).0.commands.len())).collect();
         assert_eq!(sizes, [2, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn topics_take_room_like_operations() {
+        let join = |count: usize| Op::Join { topics: vec!["t".into(); count] };
+        let batch = |ops| Command::Batch(Batch { epoch: 1, seq: None, ops });
+        let half = ENTRY_OPS_MAX / 2;
+        let commands = [batch(vec![join(half), join(half)]), batch(vec![join(1)]), batch(vec![join(half)])];
+        let mut queue: VecDeque<_> = commands.into_iter().map(waiting).collect();
+        assert_eq!((take_entry(&mut queue).0.commands.len(), take_entry(&mut queue).0.commands.len()), (1, 2));
     }
 }

@@ -61,8 +61,8 @@ impl Requests {
             return Err(Failure::ShutOut { why });
         }
         match body {
-            RequestBody::Batch(batch) if batch.ops.len() > BATCH_OPS_MAX => Err(Failure::Refused {
-                why: format!("a batch of {} operations; the limit is {BATCH_OPS_MAX}", batch.ops.len()),
+            RequestBody::Batch(batch) if batch.size() > BATCH_OPS_MAX => Err(Failure::Refused {
+                why: format!("a batch of {} operations and topics; the limit is {BATCH_OPS_MAX}", batch.size()),
             }),
             RequestBody::Batch(batch) => Ok(Begun::Batch(self.proposals.submit(Command::Batch(batch))?)),
             rest => Ok(Begun::Rest(rest)),

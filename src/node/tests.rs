@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::client::{Directory, Settings as ClientSettings};
+use crate::clock;
 use crate::directory::{
-    Batch, ConnectionId, Event, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register,
+    Ban, Batch, ConnectionId, Event, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register,
 };
 use crate::wire::peer::{Answer, Failure, GroupChange, RequestBody, Stamp, WatchFrame, WatchFrom, Who};
 
@@ -310,5 +311,39 @@ async fn a_watcher_that_never_reads_is_cut_off_and_nobody_else_notices() {
         if let WatchFrame::Events { events, .. } = frame(&mut again).await {
             opened += opens(&events);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ban_is_lifted_when_it_is_over_and_not_before() {
+    let group = group(1).await;
+    let RequestBody::OpenSession(open) = open("gw-1", "n") else { unreachable!("it opens one") };
+    // Nobody renews it.
+    let opened = group.ask(RequestBody::OpenSession(OpenSession { lease_ms: 60_000, ..open })).await;
+    let Answer::Opened { epoch, .. } = opened else { panic!("{opened:?}") };
+    let until_ms = clock::wall_ms() + 700;
+    for (user, until_ms) in [("alice", Some(until_ms)), ("bob", Some(until_ms + 3_600_000)), ("carol", None)] {
+        let ban = Ban { until_ms, reason: None };
+        let asked = group.ask(RequestBody::Ban { user: user.into(), ban }).await;
+        assert!(matches!(asked, Answer::Asked { connections, .. } if connections.is_empty()));
+    }
+    let mut seq = 0;
+    let mut try_to_register = async |user: &str| {
+        seq += 1;
+        let batch = Batch { epoch, seq: Some(seq), ops: vec![register(seq, user)] };
+        let Answer::Batch(Ok(done)) = group.ask(RequestBody::Batch(batch)).await else { panic!("refused") };
+        (matches!(done.ops[0], OpOutcome::Registered { .. }), clock::wall_ms())
+    };
+    let lifted = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let (true, at_ms) = try_to_register("alice").await {
+                break at_ms;
+            }
+        }
+    });
+    let at_ms = lifted.await.expect("a ban that is over is lifted");
+    assert!(at_ms >= until_ms, "{} ms too early", until_ms - at_ms);
+    for user in ["bob", "carol"] {
+        assert!(!try_to_register(user).await.0, "{user} is banned for longer");
     }
 }

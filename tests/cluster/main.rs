@@ -7,6 +7,7 @@ mod chaos;
 mod churn;
 mod clients;
 mod clocks;
+mod control;
 mod disk;
 mod everyday;
 mod failures;

@@ -250,6 +250,15 @@ impl Run {
         let bans: Vec<_> =
             directory.bans().map(|banned| (banned.user.clone(), (banned.made, banned.ban.clone()))).collect();
         assert_eq!(bans, model.bans.clone().into_iter().collect::<Vec<_>>());
+        let mut by_end: Vec<_> =
+            model.bans.iter().filter_map(|(user, (_, ban))| ban.until_ms.map(|until| (until, user.clone()))).collect();
+        by_end.sort();
+        let ends: Vec<_> =
+            directory.bans_by_end().map(|banned| (banned.ban.until_ms.unwrap(), banned.user.clone())).collect();
+        assert_eq!(ends, by_end);
+        if let Some((user, _)) = bans.first() {
+            assert_eq!(directory.bans_after(Some(user)).count(), bans.len() - 1);
+        }
     }
 
     fn compare_stats(&self) {

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::watch;
 
-use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, History, PassedOn};
+use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, History, PassedOn, StateRefused, TopicsAsk};
 use crate::directory::{
-    Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session,
+    Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session, Topic,
 };
 use crate::push::{Order, PushRefused, Pushed, Target, TargetResult};
 use crate::view::{At, Counts, Found, Stale, View};
-use crate::wire::http::{Cluster, Info, Member};
+use crate::wire::http::{Cluster, Info, Member, TopicCount};
 use crate::wire::peer::{Answer, ChangeRefused, Failure, GroupChange, RequestBody, TargetStatus};
 
 /// What is told to behave otherwise.
@@ -41,6 +41,8 @@ pub(super) struct Told {
     pub(super) history: Vec<(&'static str, &'static str)>,
     /// Users and when they were last connected.
     pub(super) last_seen: Vec<(&'static str, u64)>,
+    /// The process is no directory node; what it passes on is answered so, or if that is empty by the path.
+    pub(super) passed_on: Option<&'static str>,
     /// The process must not answer for the cluster.
     pub(super) shut_out: Option<String>,
 }
@@ -135,6 +137,15 @@ impl Memory {
         let mut applied = directory.apply(revision, &Entry { at_ms: 0, commands: vec![command] });
         self.revision.send_replace(revision);
         (revision, applied.outcomes.remove(0))
+    }
+}
+
+impl Memory {
+    fn renew(&self, epoch: Epoch) -> Answer {
+        let directory = self.directory.lock().unwrap();
+        let Some(live) = directory.session(epoch) else { return Answer::Gone };
+        let release = directory.asked(epoch).map(|asked| (asked.id, asked.release.clone())).collect();
+        Answer::Renewed { lease_ms: live.session.lease_ms, release, revision: directory.revision() }
     }
 }
 
@@ -266,14 +277,7 @@ impl Backend for Alone {
                 Outcome::Batch(done) => Answer::Batch(done),
                 other => panic!("{other:?}"),
             },
-            RequestBody::Renew { epoch, .. } => {
-                match self.view.sessions().value.into_iter().find(|(e, _, _)| *e == epoch) {
-                    Some((_, session, _)) => {
-                        Answer::Renewed { lease_ms: session.lease_ms, release: Vec::new(), revision: 1 }
-                    }
-                    None => Answer::Gone,
-                }
-            }
+            RequestBody::Renew { epoch, .. } => self.view.renew(epoch),
             RequestBody::Leases => {
                 Answer::Leases(self.view.sessions().value.iter().map(|(epoch, _, _)| (*epoch, 2411)).collect())
             }
@@ -293,6 +297,21 @@ impl Backend for Alone {
         })
     }
 
+    fn state(&self) -> Option<Directory> {
+        let told = self.told.lock().unwrap();
+        told.passed_on.is_none().then(|| self.view.directory.lock().unwrap().clone())
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+        let directory = self.view.directory.lock().unwrap();
+        let count = |topic: Topic| {
+            let sessions = topic.sessions.len() as u64;
+            TopicCount { topic: topic.topic.to_string(), connections: sessions, gateways: sessions }
+        };
+        let value = directory.topics(&ask.prefix).map(count).take(ask.limit).collect();
+        Ok(At { value, revision: directory.revision() })
+    }
+
     async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {
         self.resolve(&order)
     }
@@ -302,8 +321,14 @@ impl Backend for Alone {
     }
 
     async fn pass_on(&self, path: &str) -> Result<PassedOn, FeedRefused> {
+        let told = self.told.lock().unwrap().passed_on;
         let headers = HeaderMap::from_iter([(HeaderName::from_static("x-revision"), HeaderValue::from_static("77"))]);
-        Ok(PassedOn { status: StatusCode::IM_A_TEAPOT, headers, body: Bytes::copy_from_slice(path.as_bytes()) })
+        let (status, body) = match told {
+            Some("") => (StatusCode::OK, path),
+            Some(body) => (StatusCode::OK, body),
+            None => (StatusCode::IM_A_TEAPOT, path),
+        };
+        Ok(PassedOn { status, headers, body: Bytes::copy_from_slice(body.as_bytes()) })
     }
 
     async fn history(&self, user: &str, revision: Revision) -> Result<History, FeedRefused> {

@@ -1,8 +1,10 @@
 //! The API over real sockets, in front of the real state machine.
 
 mod backend;
+mod control;
 mod edges;
 mod members;
+mod ownership;
 mod reads;
 mod watches;
 mod writes;
@@ -86,6 +88,10 @@ impl Api {
         self.call(Method::GET, path, &[], "").await
     }
 
+    async fn put(&self, path: &str, body: Value) -> Got {
+        self.call(Method::PUT, path, &[], body.to_string()).await
+    }
+
     async fn post(&self, path: &str, body: Value) -> Got {
         self.call(Method::POST, path, &[], body.to_string()).await
     }
@@ -105,6 +111,13 @@ impl Api {
         let got = self.post(&format!("{session}/batch"), json!({"seq": 1, "ops": ops})).await;
         let results = got.json()["results"].as_array().unwrap().clone();
         results.iter().map(|result| result["connection"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Sends one operation and returns its result.
+    async fn op(&self, session: &str, op: Value) -> Value {
+        let got = self.post(&format!("{session}/batch"), json!({"ops": [op]})).await;
+        assert_eq!(got.status, StatusCode::OK, "{:?}", got.body);
+        got.json()["results"][0].clone()
     }
 
     /// Sends bytes as they are and reads until the server closes the connection.

@@ -193,7 +193,7 @@ impl Refusal {
 
     fn response(self) -> Response<Body> {
         let Self { status, code, message, temporary, .. } = self;
-        let error = ErrorDetail { code, message, temporary, applied: None, leader: None };
+        let error = ErrorDetail { code, message, temporary, applied: None, leader: None, owner: None };
         let body = serde_json::to_vec(&ErrorBody { error, more: serde_json::Map::new() });
         let mut response = Response::new(Body::from(body.expect("an error has a JSON form")));
         *response.status_mut() = status;

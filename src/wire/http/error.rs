@@ -28,6 +28,24 @@ pub struct ErrorDetail {
     /// Of `unavailable`: the leader's API address, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// Of `conflict` over a place that only one connection can have: who has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Box<OwnerBody>>,
+}
+
+/// Who has a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerBody {
+    /// Its connection.
+    pub connection: String,
+    /// Name of its gateway.
+    pub gateway: String,
+    /// Which device, where that was told.
+    pub device: Option<String>,
+    /// When it was granted, or since when it waits to be.
+    pub granted: u64,
+    /// Whether lookups show it. Otherwise the place will be free soon, or goes to somebody who already waits for it.
+    pub live: bool,
 }
 
 /// The words for programs.

@@ -90,8 +90,8 @@ pub struct Stats {
     pub connections: u64,
     /// Users with at least one.
     pub users: u64,
-    /// Topics with at least one subscriber.
-    pub topics: u64,
+    /// Topics with at least one subscriber; null on a gateway that reached no directory node.
+    pub topics: Option<u64>,
     /// Gateways with a live session.
     pub gateways: Vec<super::Gateway>,
     /// Revision of the directory that this shows.

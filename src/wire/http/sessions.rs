@@ -5,7 +5,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ErrorDetail;
-use crate::directory::{Reason, Serial};
+use crate::directory::{ConnectionId, Reason, Release, Serial};
 use crate::wire::peer::TargetStatus;
 
 /// Body of `POST /v1/sessions`.
@@ -70,8 +70,43 @@ pub struct RenewAnswer {
     pub serve_ms: u64,
     /// Connections to stop serving and to unregister.
     pub release: Vec<String>,
+    /// The same in the same order, with what their clients are to be told.
+    #[serde(default)]
+    pub requests: Vec<ReleaseRequest>,
     /// The revision at which that was so: what the next renewal says in `handled_revision` when it is done.
     pub revision: u64,
+}
+
+/// A connection that is to be released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// Which.
+    pub connection: String,
+    /// The close code for its client.
+    pub code: u16,
+    /// A sentence for its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl ReleaseRequest {
+    /// A request for one connection.
+    #[must_use]
+    pub fn new(id: ConnectionId, release: &Release) -> Self {
+        let Release { code, reason } = release;
+        Self { connection: id.to_string(), code: *code, reason: reason.as_deref().map(str::to_owned) }
+    }
+}
+
+/// What a `deliver_url` gets when a connection is to be released: to be confirmed by an `unregister`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseBody {
+    /// Always `release`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which, and what its client is to be told.
+    #[serde(flatten)]
+    pub request: ReleaseRequest,
 }
 
 /// Body of `DELETE /v1/sessions/{s}`; may be left out.
@@ -97,8 +132,9 @@ pub struct BatchBody {
 pub struct OpBody {
     /// `register`, `unregister`, `meta`, `join` or `leave`.
     pub op: String,
-    /// The connection's number within the session.
-    pub serial: Serial,
+    /// The connection's number within the session. `join` and `leave` are about the session as a whole and do without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Serial>,
     /// Of `register`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -117,6 +153,9 @@ pub struct OpBody {
     /// Of `register`: live connections of the user at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
+    /// Of `register`, for a socket that was open in a former session: when it was granted there. It takes nobody's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Of `register`: the client's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,

@@ -1,0 +1,97 @@
+//! The topics that most are subscribed to: looked up in a frozen copy, so that nobody waits for it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::replicated::Replicated;
+use crate::api::{StateRefused, TopicsAsk};
+use crate::directory::{Directory, Topic};
+use crate::view::At;
+use crate::wire::http::TopicCount;
+
+/// Lists at once, each with a frozen copy. One is worked on, the rest wait.
+const WAITING_MAX: usize = 8;
+
+/// Lists topics, off the path of apply and off the threads that serve others.
+#[derive(Debug)]
+pub(super) struct Topics {
+    pub(super) state: Arc<Replicated>,
+    waiting: Semaphore,
+    at_work: tokio::sync::Mutex<()>,
+}
+
+impl Topics {
+    pub(super) fn new(state: Arc<Replicated>) -> Self {
+        Self { state, waiting: Semaphore::new(WAITING_MAX), at_work: tokio::sync::Mutex::default() }
+    }
+
+    /// The topics with most subscribers, as of a moment after the call.
+    pub(super) async fn most(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+        let _one_of_few = self.waiting.try_acquire().map_err(|_| StateRefused::Busy)?;
+        let _alone = self.at_work.lock().await;
+        let frozen = self.state.frozen();
+        // The copy is dropped there, too, which takes milliseconds.
+        let listed = tokio::task::spawn_blocking(move || most(&frozen, &ask)).await;
+        listed.map_err(|error| StateRefused::Unavailable(format!("the topics could not be listed: {error}")))
+    }
+}
+
+/// Most first, then by name. Beside the copy it holds as many topics as are wanted.
+fn most(frozen: &Directory, ask: &TopicsAsk) -> At<Vec<TopicCount>> {
+    // A gateway that can't be asked has one subscriber at least, and counts as one.
+    let mut most = BinaryHeap::with_capacity(ask.limit + 1);
+    for Topic { topic, sessions } in frozen.topics(&ask.prefix) {
+        // The least of them is on top: the fewest, and of these the last by name.
+        most.push((Reverse(sessions.len()), topic));
+        if most.len() > ask.limit {
+            most.pop();
+        }
+    }
+    let count = |(Reverse(sessions), topic): (Reverse<usize>, Arc<str>)| {
+        let sessions = sessions as u64;
+        TopicCount { topic: topic.to_string(), connections: sessions, gateways: sessions }
+    };
+    At { value: most.into_sorted_vec().into_iter().map(count).collect(), revision: frozen.revision() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{Batch, Command, Entry, GatewayAddresses, Op, OpenSession};
+
+    fn apply(directory: &mut Directory, command: Command) {
+        directory.apply(directory.revision() + 1, &Entry { at_ms: 0, commands: vec![command] });
+    }
+
+    #[test]
+    fn most_come_first_and_ties_go_by_name() {
+        let mut directory = Directory::new();
+        for (gateway, topics) in [("a", vec!["x", "room:2", "room:1"]), ("b", vec!["room:2", "room:3"])] {
+            let open = OpenSession {
+                gateway: gateway.into(),
+                nonce: "n".into(),
+                attempt: 1,
+                lease_ms: 3000,
+                addresses: GatewayAddresses::default(),
+            };
+            apply(&mut directory, Command::OpenSession(open));
+            let epoch = directory.revision();
+            let ops = vec![Op::Join { topics: topics.into_iter().map(Arc::from).collect() }];
+            apply(&mut directory, Command::Batch(Batch { epoch, seq: None, ops }));
+        }
+        let names = |prefix: &str, limit| {
+            let At { value, revision } = most(&directory, &TopicsAsk { prefix: prefix.to_owned(), limit });
+            assert_eq!(revision, 4);
+            value.into_iter().map(|topic| (topic.topic, topic.gateways)).collect::<Vec<_>>()
+        };
+        let named = |expected: &[(&str, u64)]| {
+            expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Vec<_>>()
+        };
+        assert_eq!(names("", 9), named(&[("room:2", 2), ("room:1", 1), ("room:3", 1), ("x", 1)]));
+        assert_eq!(names("room", 2), named(&[("room:2", 2), ("room:1", 1)]));
+        assert_eq!(names("y", 2), named(&[]));
+    }
+}
