@@ -1,5 +1,7 @@
 //! What services and gateways of one's own decide about connections: places, requests to close, metadata, bans, topics.
 
+use std::time::Duration;
+
 use axum::http::Method;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use switchboard::clock;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::harness::{Answer, Cluster, eventually, in_time};
 
@@ -20,6 +23,10 @@ struct Own {
 
 impl Own {
     async fn open(cluster: &Cluster, api: &str, gateway: &str) -> Self {
+        Self::open_for(cluster, api, gateway, 60_000).await
+    }
+
+    async fn open_for(cluster: &Cluster, api: &str, gateway: &str, lease_ms: u64) -> Self {
         let (arrived, told) = mpsc::unbounded_channel();
         let deliver = async move |Json(body): Json<Value>| {
             // The test may be over.
@@ -30,7 +37,7 @@ impl Own {
         let deliver_url = format!("http://{}/deliver", listener.local_addr().unwrap());
         let router = Router::new().route("/deliver", post(deliver));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let body = json!({ "gateway": gateway, "deliver_url": deliver_url, "lease_ms": 60_000 });
+        let body = json!({ "gateway": gateway, "deliver_url": deliver_url, "lease_ms": lease_ms });
         let opened = cluster.http.post(api, "/v1/sessions", body).await;
         assert_eq!(opened.status, 201, "{}", opened.body);
         let path = format!("/v1/sessions/{}", opened.body["session"].as_str().unwrap());
@@ -277,4 +284,38 @@ async fn topics_have_the_gateways_that_joined_them() {
     for api in cluster.apis() {
         assert_eq!(cluster.http.get(&api, "/v1/topics").await.body["topics"], json!([]), "{api}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_outlives_the_leader_and_the_next_one_counts_a_whole_lease() {
+    const LEASE: Duration = Duration::from_secs(4);
+    let mut cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader().await;
+    let api = cluster.node(cluster.follower().await).api();
+    let old = Own::open_for(&cluster, &api, "old", 4_000).await;
+    let new = Own::open(&cluster, &api, "new").await;
+    old.op(&cluster, &api, exclusive(1, "ann", "newest_wins")).await;
+    // Its gateway ends the session without a word about having stopped.
+    let ended = cluster.control(Method::DELETE, &api, &old.path, json!({})).await;
+    assert_eq!((ended.status, cluster.user(&api, "ann").await["online"].clone()), (204, json!(false)));
+    let waits = new.op(&cluster, &api, exclusive(1, "ann", "newest_wins")).await;
+    assert_eq!(waits["pending"], true);
+    let refused = new.op(&cluster, &api, exclusive(2, "ann", "oldest_wins")).await["error"].clone();
+    assert_eq!((&refused["code"], &refused["temporary"]), (&json!("conflict"), &json!(true)), "it passes: {refused}");
+
+    // When half of that time is over somebody else leads, who knows nothing of the first half.
+    let began = Instant::now();
+    eventually("half a lease goes by", async || (began.elapsed() > LEASE / 2).then_some(())).await;
+    cluster.nodes.get_mut(&leader).unwrap().kill();
+    let killed = Instant::now();
+    eventually("it is granted", async || {
+        let user = cluster.http.try_get(&api, "/v1/users/ann").await.filter(|answer| answer.status == 200)?;
+        (user.body["connections"][0]["id"] == json!(new.id(1))).then_some(())
+    })
+    .await;
+    assert!(
+        killed.elapsed() > LEASE,
+        "granted {:?} after the new leader took office at the earliest",
+        killed.elapsed()
+    );
 }
