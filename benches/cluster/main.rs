@@ -1,11 +1,12 @@
 //! The figures that README.md claims, on real processes, loopback sockets and a real disk:
-//! `cargo bench --bench cluster [-- registrations push failover frozen transfer snapshot handover comeback]`.
+//! `cargo bench --bench cluster [-- registrations push failover frozen transfer snapshot handover comeback death]`.
 //!
 //! Each part starts a cluster of its own out of the release program, drives it through public interfaces and measures a floor or
 //! a peer beside it in the same run. Absolute figures depend on the machine; the ratios are what can be compared.
 //! Driver and cluster share the machine.
 
 mod comeback;
+mod death;
 mod failover;
 mod floors;
 mod frozen;
@@ -31,7 +32,8 @@ async fn main() -> ExitCode {
     {
         floors::echo(address).await;
     }
-    let parts = ["registrations", "push", "failover", "frozen", "transfer", "snapshot", "handover", "comeback"];
+    let parts =
+        ["registrations", "push", "failover", "frozen", "transfer", "snapshot", "handover", "comeback", "death"];
     if let Some(unknown) = args.iter().find(|arg| !parts.contains(&arg.as_str())) {
         eprintln!("there is no part {unknown:?}; there are {parts:?}");
         return ExitCode::from(2);
@@ -48,6 +50,7 @@ async fn main() -> ExitCode {
             "snapshot" => snapshot::run(&mut table).await,
             "handover" => handover::run(&mut table).await,
             "comeback" => comeback::run(&mut table).await,
+            "death" => death::run(&mut table).await,
             _ => frozen::run(&mut table).await,
         }
         println!();

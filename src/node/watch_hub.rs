@@ -18,10 +18,10 @@ use crate::directory::{Directory, Event, Revision, SessionEnd};
 use crate::net::framed;
 use crate::wire::peer::WatchFrame;
 
-/// Default of [`Retention::events`].
+/// Default of `--retain-events`.
 pub const RETAIN_EVENTS: usize = 1_000_000;
 
-/// Default of [`Retention::bytes`].
+/// Default of `--retain-bytes`.
 pub const RETAIN_BYTES: u64 = 256 << 20;
 
 /// Memory of an event beside its texts, by estimate: itself, what it points to, and its place in the index.
