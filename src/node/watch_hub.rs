@@ -18,6 +18,10 @@ use crate::directory::{Directory, Event, Revision, SessionEnd};
 use crate::net::framed;
 use crate::wire::peer::WatchFrame;
 
+/// Events that are freed where changes are published. A large ending takes the place of hundreds of thousands at once, which
+/// applying must not wait for.
+const FREED_AT_ONCE: usize = 2048;
+
 /// Default of `--retain-events`.
 pub const RETAIN_EVENTS: usize = 1_000_000;
 
@@ -117,7 +121,7 @@ pub(super) struct WatchHub {
 /// Only freed.
 #[derive(Debug)]
 enum Dropped {
-    Change { _change: Arc<Change> },
+    Changes { _changes: Vec<Arc<Change>> },
     Frozen { _copies: Vec<Arc<Directory>> },
     All { _held: Box<Held> },
 }
@@ -203,15 +207,20 @@ impl WatchHub {
     /// Drops what is above the limits. The newest change is always retained, however large it is.
     fn shrink(&self, held: &mut Held) {
         let Retention { events, bytes } = self.retention;
+        let (mut freed, mut later) = (0, Vec::new());
         while (held.events > events || held.bytes > bytes) && held.changes.len() > 1 {
             let Kept { change, bytes } = held.changes.pop_front().expect("there is more than one");
             held.floor = change.revision;
             held.events -= change.events.len();
             held.bytes -= bytes;
-            if !change.ends.is_empty() {
-                held.unsettled.pop_front_if(|front| Arc::ptr_eq(front, &change));
-                self.free_later(Dropped::Change { _change: change });
+            freed += change.events.len();
+            held.unsettled.pop_front_if(|front| Arc::ptr_eq(front, &change));
+            if !change.ends.is_empty() || freed > FREED_AT_ONCE {
+                later.push(change);
             }
+        }
+        if !later.is_empty() {
+            self.free_later(Dropped::Changes { _changes: later });
         }
     }
 

@@ -14,6 +14,13 @@ fn exclusive(serial: u64, user: &str) -> Op {
     Op::Register(Register { policy, ..register })
 }
 
+/// Of a gateway that is said to be reached there.
+fn open_at(peer: &str, attempt: u64) -> RequestBody {
+    let RequestBody::OpenSession(open) = open("gw-1", "n") else { unreachable!("it opens a session") };
+    let addresses = GatewayAddresses { peer: Some(peer.into()), ..GatewayAddresses::default() };
+    RequestBody::OpenSession(OpenSession { attempt, addresses, ..open })
+}
+
 impl Group {
     /// A client with streams of its own, like another process.
     fn process(&self, name: &str) -> Directory {
@@ -89,11 +96,7 @@ async fn a_gateway_that_renews_and_ignores_what_it_is_asked_for_blocks_nobody_fo
 async fn a_process_that_is_gone_is_noticed_at_once_and_its_claims_stay_for_a_lease() {
     let group = group(3).await;
     let nobody = Listener::bind("127.0.0.1:0").await.unwrap().address().to_string();
-    let opened = |attempt| {
-        let RequestBody::OpenSession(open) = open("gw-1", "n") else { unreachable!("it opens a session") };
-        let addresses = GatewayAddresses { peer: Some(nobody.as_str().into()), ..GatewayAddresses::default() };
-        RequestBody::OpenSession(OpenSession { attempt, addresses, ..open })
-    };
+    let opened = |attempt| open_at(&nobody, attempt);
     let Answer::Opened { epoch, .. } = group.ask(opened(1)).await else { panic!("not opened") };
     let other = group.session("gw-2").await;
     group.batch(epoch, vec![exclusive(1, "alice"), register(2, "bob")]).await;
@@ -136,11 +139,7 @@ async fn a_process_that_is_gone_is_noticed_at_once_and_its_claims_stay_for_a_lea
 async fn a_process_that_was_taken_for_dead_and_is_not_is_told_and_left_alone_for_a_lease() {
     let group = group(3).await;
     let nobody = Listener::bind("127.0.0.1:0").await.unwrap().address().to_string();
-    let opened = |attempt| {
-        let RequestBody::OpenSession(open) = open("gw-1", "n") else { unreachable!("it opens a session") };
-        let addresses = GatewayAddresses { peer: Some(nobody.as_str().into()), ..GatewayAddresses::default() };
-        RequestBody::OpenSession(OpenSession { attempt, addresses, ..open })
-    };
+    let opened = |attempt| open_at(&nobody, attempt);
     let renew = |epoch| RequestBody::Renew { epoch, handled: 0 };
     let Answer::Opened { epoch, .. } = group.ask(opened(1)).await else { panic!("not opened") };
     let registered = group.batch(epoch, vec![exclusive(1, "alice"), register(2, "bob")]).await;
