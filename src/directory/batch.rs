@@ -59,14 +59,8 @@ impl Directory {
             Op::Meta { serial, meta, if_version } => {
                 self.set_meta(work, work.id(*serial), meta, *if_version).map(|version| OpOutcome::MetaSet { version })
             }
-            Op::Join { topics } => {
-                let joined = self.join(work.epoch, &work.gateway, topics, &mut work.topics, work.events);
-                joined.map(|changed| OpOutcome::Topics { changed })
-            }
-            Op::Leave { topics } => {
-                let left = self.leave(work.epoch, &work.gateway, topics, &mut work.topics, work.events);
-                left.map(|changed| OpOutcome::Topics { changed })
-            }
+            Op::Join { topics } => self.join(work, topics).map(|changed| OpOutcome::Topics { changed }),
+            Op::Leave { topics } => self.leave(work, topics).map(|changed| OpOutcome::Topics { changed }),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
+use super::batch::Work;
 use super::ids::Epoch;
 use super::limits::{OP_TOPICS_MAX, SESSION_TOPICS_MAX, is_name};
 use super::outcome::{Event, Invalid, OpRefused};
@@ -95,51 +96,43 @@ impl Topics {
 }
 
 impl Directory {
-    /// A session has subscribers of these topics; says of how many it had none before.
-    pub(super) fn join(
-        &mut self,
-        epoch: Epoch,
-        gateway: &Arc<str>,
-        topics: &[Arc<str>],
-        count: &mut u64,
-        events: &mut Vec<Event>,
-    ) -> Result<u32, OpRefused> {
+    /// The session of a batch has subscribers of these topics; says of how many it had none before.
+    pub(super) fn join(&mut self, work: &mut Work<'_>, topics: &[Arc<str>]) -> Result<u32, OpRefused> {
         check(topics).map_err(OpRefused::Invalid)?;
-        if *count + topics.len() as u64 > SESSION_TOPICS_MAX {
+        if work.topics + topics.len() as u64 > SESSION_TOPICS_MAX {
             return Err(OpRefused::TopicLimit);
         }
-        let mut changed = 0;
-        for topic in topics {
-            if self.topics.insert(topic, epoch) {
-                changed += 1;
-                let (topic, gateway) = (Arc::clone(topic), Arc::clone(gateway));
-                events.push(Event::TopicJoined { topic, epoch, gateway });
-            }
-        }
-        *count += u64::from(changed);
+        let epoch = work.epoch;
+        let joined = topics.iter().filter(|topic| self.topics.insert(topic, epoch));
+        let changed = work.tell_topics(joined, |topic, epoch, gateway| Event::TopicJoined { topic, epoch, gateway });
+        work.topics += u64::from(changed);
         Ok(changed)
     }
 
-    /// A session has no subscribers of these topics; says of how many it had some before.
-    pub(super) fn leave(
-        &mut self,
-        epoch: Epoch,
-        gateway: &Arc<str>,
-        topics: &[Arc<str>],
-        count: &mut u64,
-        events: &mut Vec<Event>,
-    ) -> Result<u32, OpRefused> {
+    /// It has no subscribers of these topics; says of how many it had some before.
+    pub(super) fn leave(&mut self, work: &mut Work<'_>, topics: &[Arc<str>]) -> Result<u32, OpRefused> {
         check(topics).map_err(OpRefused::Invalid)?;
-        let mut changed = 0;
-        for topic in topics {
-            if self.topics.remove(topic, epoch) {
-                changed += 1;
-                let (topic, gateway) = (Arc::clone(topic), Arc::clone(gateway));
-                events.push(Event::TopicLeft { topic, epoch, gateway });
-            }
-        }
-        *count -= u64::from(changed);
+        let epoch = work.epoch;
+        let left = topics.iter().filter(|topic| self.topics.remove(topic, epoch));
+        let changed = work.tell_topics(left, |topic, epoch, gateway| Event::TopicLeft { topic, epoch, gateway });
+        work.topics -= u64::from(changed);
         Ok(changed)
+    }
+}
+
+impl Work<'_> {
+    /// Tells of topics that changed, and says how many there were.
+    fn tell_topics<'a>(
+        &mut self,
+        changed: impl Iterator<Item = &'a Arc<str>>,
+        event: fn(Arc<str>, Epoch, Arc<str>) -> Event,
+    ) -> u32 {
+        let mut count = 0;
+        for topic in changed {
+            count += 1;
+            self.events.push(event(Arc::clone(topic), self.epoch, Arc::clone(&self.gateway)));
+        }
+        count
     }
 }
 
