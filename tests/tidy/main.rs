@@ -100,23 +100,26 @@ struct Word {
     why: &'static str,
 }
 
+/// The failure tests act from outside, on real time and real sockets.
+const JEPSEN: &str = "jepsen/src/";
+
 const WORDS: [Word; 11] = [
     Word {
         words: &["std::time::Instant", "SystemTime", "UNIX_EPOCH"],
         code: Where::Shipped,
-        homes: &["src/clock.rs"],
+        homes: &["src/clock.rs", JEPSEN],
         why: "time goes through tokio's clock and src/clock.rs, so that it can be paused and simulated",
     },
     Word {
         words: &["TcpListener", "TcpStream", "TcpSocket", "UdpSocket", "UnixStream", "UnixListener"],
         code: Where::Shipped,
-        homes: &["src/net/"],
+        homes: &["src/net/", JEPSEN],
         why: "every socket is opened by src/net, so that a simulator can stand in there",
     },
     Word {
         words: &["fastrand", "rand::", "getrandom", "std::hash::RandomState", "BuildHasher, RandomState"],
         code: Where::Shipped,
-        homes: &["src/chance.rs"],
+        homes: &["src/chance.rs", JEPSEN],
         why: "every choice comes from the one seeded source, so that a run can be repeated",
     },
     Word {
@@ -128,7 +131,7 @@ const WORDS: [Word; 11] = [
     Word {
         words: &["switchboard_raft"],
         code: Where::All,
-        homes: &["src/node/", "raft/"],
+        homes: &["src/node/", "raft/", JEPSEN],
         why: "only a directory node stands on the log",
     },
     Word {
@@ -140,7 +143,7 @@ const WORDS: [Word; 11] = [
     Word {
         words: &["println!", "eprintln!", "print!", "eprint!"],
         code: Where::Shipped,
-        homes: &["src/cli/", "src/roles/", "src/command_line.rs", "src/main.rs", "jepsen/src/"],
+        homes: &["src/cli/", "src/roles/", "src/command_line.rs", "src/main.rs", JEPSEN],
         why: "a process logs; only what a person has typed prints",
     },
     Word {
@@ -152,7 +155,7 @@ const WORDS: [Word; 11] = [
     Word {
         words: &["thread::spawn", "thread::Builder", "spawn_blocking", "block_in_place"],
         code: Where::Shipped,
-        homes: &[],
+        homes: &[JEPSEN],
         why: "threads and blocking calls can't be simulated",
     },
     Word {

@@ -1,0 +1,7 @@
+//! Checkers: pure functions from a history to what it shows. Each has tests that feed it the fault that it exists for.
+
+use crate::history::History;
+use crate::verdict::Checked;
+
+/// One checker.
+pub type Checker = fn(&History) -> Checked;

@@ -1,0 +1,189 @@
+//! The command line: `test`, `check`, `list`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, SystemTime};
+
+use clap::{Parser, Subcommand};
+
+use crate::cluster::{HarnessError, Plan};
+use crate::nemesis::{FAULTS, Fault};
+use crate::report;
+use crate::run::{self, Results, Settings};
+use crate::workload::{WORKLOADS, Workload};
+
+/// The harness failed: neither valid, invalid nor unknown.
+const FAILED: u8 = 3;
+
+/// Failure tests of Switchboard. Exit code: 0 valid, 1 a promise was broken, 2 nothing can be said, 3 the harness failed.
+#[derive(Debug, Parser)]
+#[command(name = "jepsen")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs a workload while things break, and judges what happened.
+    Test(Test),
+    /// Judges the history of a former run again.
+    Check {
+        /// Folder of the run.
+        folder: PathBuf,
+    },
+    /// Lists workloads and faults.
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct Test {
+    /// What clients do; see `list`.
+    #[arg(long, value_parser = workload)]
+    workload: Workload,
+    /// What breaks: names of faults with commas between them, or `none`; see `list`.
+    #[arg(long, default_value = "none")]
+    nemesis: String,
+    /// For how long things break: a number of seconds, or with a unit.
+    #[arg(long, default_value = "60", value_parser = duration)]
+    time: Duration,
+    /// Of everything that is by chance; by default another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Directory nodes.
+    #[arg(long, default_value_t = 3)]
+    nodes: u64,
+    /// Gateways.
+    #[arg(long, default_value_t = 3)]
+    gateways: u64,
+    /// The program; by default the one beside this program, built when it is missing or old.
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// Where the report goes; by default `jepsen/store/<workload>-<nemesis>-<time of day>`.
+    #[arg(long)]
+    store: Option<PathBuf>,
+}
+
+fn workload(name: &str) -> Result<Workload, String> {
+    let known = || WORKLOADS.iter().map(|workload| workload.name).collect::<Vec<_>>().join(", ");
+    let found = WORKLOADS.iter().find(|workload| workload.name == name);
+    found.copied().ok_or_else(|| format!("no workload has this name; there are: {}", known()))
+}
+
+fn faults(names: &str) -> Result<Vec<Fault>, HarnessError> {
+    let known = || FAULTS.iter().map(|fault| fault.name).collect::<Vec<_>>().join(", ");
+    let named = names.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "none");
+    let found = named.map(|name| {
+        let fault = FAULTS.iter().find(|fault| fault.name == name).copied();
+        fault.ok_or_else(|| HarnessError(format!("--nemesis: no fault is called {name}; there are: {}", known())))
+    });
+    found.collect()
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Test(arguments) => test(&arguments),
+        Verb::Check { folder } => check(&folder),
+        Verb::List => {
+            list();
+            return ExitCode::SUCCESS;
+        }
+    };
+    match done {
+        Ok(results) => ExitCode::from(results.verdict.exit_code()),
+        Err(error) => {
+            eprintln!("jepsen: the harness failed, which says nothing about what is tested: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn test(arguments: &Test) -> Result<Results, HarnessError> {
+    let binary = match &arguments.binary {
+        Some(binary) => binary.clone(),
+        None => built()?,
+    };
+    let faults = faults(&arguments.nemesis)?;
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let mut plan = Plan {
+        nodes: arguments.nodes,
+        gateways: arguments.gateways,
+        node_flags: Vec::new(),
+        gateway_flags: Vec::new(),
+        binary,
+    };
+    (arguments.workload.plan)(&mut plan);
+    let folder = arguments.store.clone().unwrap_or_else(|| default_folder(arguments));
+    std::fs::create_dir_all(&folder).map_err(|error| HarnessError(format!("{}: {error}", folder.display())))?;
+    let settings = Settings { workload: arguments.workload, faults, time: arguments.time, seed, plan, folder };
+    println!("{} under {} for {:?}, seed {seed}", settings.workload.name, arguments.nemesis, settings.time);
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| HarnessError(error.to_string()))?;
+    let results = runtime.block_on(run::run(&settings))?;
+    tell(&results, &settings.folder);
+    Ok(results)
+}
+
+fn check(folder: &Path) -> Result<Results, HarnessError> {
+    let former = report::results(folder)?;
+    let workload = workload(&former.workload).map_err(HarnessError)?;
+    let results = run::judge_again(folder, workload, &former)?;
+    tell(&results, folder);
+    Ok(results)
+}
+
+fn tell(results: &Results, folder: &Path) {
+    for checked in &results.checked {
+        println!("{:?}  {}: {}", checked.verdict, checked.checker, checked.summary);
+        for anomaly in checked.anomalies.iter().take(5) {
+            println!("    {}: {}", anomaly.name, anomaly.what);
+        }
+    }
+    println!("{:?}; the report is in {}", results.verdict, folder.display());
+}
+
+fn list() {
+    println!("workloads");
+    for workload in WORKLOADS {
+        println!("  {:<12} {} ({})", workload.name, workload.about, workload.proves.join(", "));
+    }
+    println!("faults");
+    for fault in FAULTS {
+        println!("  {:<12} {}", fault.name, fault.about);
+    }
+}
+
+fn default_folder(arguments: &Test) -> PathBuf {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let name = format!("{}-{}-{now}", arguments.workload.name, arguments.nemesis.replace(',', "+"));
+    Path::new("jepsen/store").join(name)
+}
+
+/// The program beside this one, after it was built with the same profile. Without cargo it must be there already.
+fn built() -> Result<PathBuf, HarnessError> {
+    let me = std::env::current_exe().map_err(|error| HarnessError(error.to_string()))?;
+    let binary = me.with_file_name("switchboard");
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        // With this crate, so that both are built with the same features, once.
+        build.args(["build", "--quiet", "--locked", "--package", "jepsen", "--package", "switchboard", "--bins"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let status = build.status().map_err(|error| HarnessError(format!("cargo: {error}")))?;
+        if !status.success() {
+            return Err(HarnessError("cargo could not build the program".to_owned()));
+        }
+    }
+    if !binary.exists() {
+        return Err(HarnessError(format!("{} is missing; build it, or pass --binary", binary.display())));
+    }
+    Ok(binary)
+}

@@ -1,0 +1,135 @@
+//! One run: start, act while things break, heal, look once more, judge, tell.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, HarnessError, Plan, READY_WITHIN};
+use crate::history::{History, Recorder};
+use crate::nemesis::{self, Fault};
+use crate::report;
+use crate::verdict::{Checked, Verdict};
+use crate::workload::{Context, Workload};
+
+/// Before the first fault: what is slow here is not due to one.
+const CALM: Duration = Duration::from_secs(3);
+
+/// After the last fault, before clients stop.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// Longest wait for clients to stop, and for the last look.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What clients do.
+    pub workload: Workload,
+    /// What breaks.
+    pub faults: Vec<Fault>,
+    /// For how long things break.
+    pub time: Duration,
+    /// Of everything that is by chance. The same seed asks for the same, but processes and networks have their own mind.
+    pub seed: u64,
+    /// What is started.
+    pub plan: Plan,
+    /// Where the report goes.
+    pub folder: PathBuf,
+}
+
+/// What came of it; `results.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    /// The worst of all.
+    pub verdict: Verdict,
+    /// Name of the workload.
+    pub workload: String,
+    /// Names of the faults.
+    pub nemesis: Vec<String>,
+    /// For how long things broke, seconds.
+    pub time_s: u64,
+    /// Of the run.
+    pub seed: u64,
+    /// What each checker says.
+    pub checked: Vec<Checked>,
+}
+
+/// Runs, and writes the report.
+///
+/// # Errors
+/// When the harness fails. What was noted until then is in the folder.
+pub async fn run(settings: &Settings) -> Result<Results, HarnessError> {
+    let recorder = Recorder::default();
+    let acted = act(settings, &recorder).await;
+    let history = recorder.history();
+    report::keep(&settings.folder, &history)?;
+    acted?;
+    let results = judge(settings.workload, &history, |results| {
+        results.nemesis = settings.faults.iter().map(|fault| fault.name.to_owned()).collect();
+        results.time_s = settings.time.as_secs();
+        results.seed = settings.seed;
+    });
+    report::write(&settings.folder, &history, &results)?;
+    Ok(results)
+}
+
+/// Judges a history that is in a folder, and writes the report again.
+///
+/// # Errors
+/// When the folder has no history, or none that can be read.
+pub fn judge_again(folder: &Path, workload: Workload, former: &Results) -> Result<Results, HarnessError> {
+    let history = report::kept(folder)?;
+    let results = judge(workload, &history, |results| {
+        results.nemesis.clone_from(&former.nemesis);
+        results.time_s = former.time_s;
+        results.seed = former.seed;
+    });
+    report::write(folder, &history, &results)?;
+    Ok(results)
+}
+
+fn judge(workload: Workload, history: &History, about: impl FnOnce(&mut Results)) -> Results {
+    let checked: Vec<Checked> = workload.checkers.iter().map(|check| check(history)).collect();
+    let verdict = checked.iter().map(|checked| checked.verdict).max().unwrap_or(Verdict::Unknown);
+    let workload = workload.name.to_owned();
+    let mut results = Results { verdict, workload, nemesis: Vec::new(), time_s: 0, seed: 0, checked };
+    about(&mut results);
+    results
+}
+
+async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessError> {
+    let mut cluster = Cluster::start(&settings.plan, &settings.folder).await?;
+    let (stop, stopped) = watch::channel(false);
+    let context = Context {
+        recorder: recorder.clone(),
+        addresses: cluster.addresses().clone(),
+        http: Arc::default(),
+        seed: settings.seed,
+        stop: stopped,
+    };
+    let mut clients = JoinSet::new();
+    clients.spawn((settings.workload.act)(context.clone()));
+    tokio::time::sleep(CALM).await;
+    let mut rng = Rng::with_seed(settings.seed);
+    let until = Instant::now() + settings.time;
+    nemesis::haunt(&mut cluster, &settings.faults, &mut rng, recorder, until).await?;
+    tokio::time::sleep_until(until).await;
+    nemesis::heal(&mut cluster, &settings.faults, recorder).await?;
+    cluster.wait_ready(READY_WITHIN).await?;
+    tokio::time::sleep(RECOVERY).await;
+    stop.send_replace(true);
+    let stopped = tokio::time::timeout(SETTLE_WITHIN, clients.join_next()).await;
+    if let Some(Err(error)) =
+        stopped.map_err(|_| HarnessError(format!("clients did not stop within {SETTLE_WITHIN:?}")))?
+    {
+        return Err(HarnessError(format!("the workload failed: {error}")));
+    }
+    let settled = tokio::time::timeout(SETTLE_WITHIN, (settings.workload.settle)(context)).await;
+    settled.map_err(|_| HarnessError(format!("the last look took longer than {SETTLE_WITHIN:?}")))
+}
