@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 
-use crate::cluster::{HarnessError, Plan};
-use crate::nemesis::{FAULTS, Fault};
+use crate::cluster::{HarnessError, Network, Plan};
+use crate::nemesis::{self, FAULTS, Fault};
 use crate::report;
 use crate::run::{self, Results, Settings};
 use crate::workload::{WORKLOADS, Workload};
@@ -59,6 +59,15 @@ struct Test {
     /// The program; by default the one beside this program, built when it is missing or old.
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// Another version of the program, for faults that go to and from it.
+    #[arg(long)]
+    previous: Option<PathBuf>,
+    /// How processes reach each other; by default namespaces where they can be made.
+    #[arg(long)]
+    network: Option<Network>,
+    /// How long gateways hold their leases.
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    lease: Duration,
     /// Where the report goes; by default `jepsen/store/<workload>-<nemesis>-<time of day>`.
     #[arg(long)]
     store: Option<PathBuf>,
@@ -116,11 +125,13 @@ fn test(arguments: &Test) -> Result<Results, HarnessError> {
     let mut plan = Plan {
         nodes: arguments.nodes,
         gateways: arguments.gateways,
-        node_flags: Vec::new(),
-        gateway_flags: Vec::new(),
-        binary,
+        previous: arguments.previous.clone(),
+        lease: arguments.lease,
+        network: arguments.network.unwrap_or_else(Network::best),
+        ..Plan::of(binary)
     };
     (arguments.workload.plan)(&mut plan);
+    nemesis::prepare(&mut plan, &faults)?;
     let folder = arguments.store.clone().unwrap_or_else(|| default_folder(arguments));
     std::fs::create_dir_all(&folder).map_err(|error| HarnessError(format!("{}: {error}", folder.display())))?;
     let settings = Settings { workload: arguments.workload, faults, time: arguments.time, seed, plan, folder };
@@ -152,11 +163,11 @@ fn tell(results: &Results, folder: &Path) {
 fn list() {
     println!("workloads");
     for workload in WORKLOADS {
-        println!("  {:<12} {} ({})", workload.name, workload.about, workload.proves.join(", "));
+        println!("  {:<18} {} ({})", workload.name, workload.about, workload.proves.join(", "));
     }
     println!("faults");
     for fault in FAULTS {
-        println!("  {:<12} {}", fault.name, fault.about);
+        println!("  {:<18} {}", fault.name, fault.about);
     }
 }
 

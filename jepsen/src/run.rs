@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::check::{coverage, processes};
 use crate::cluster::{Cluster, HarnessError, Plan, READY_WITHIN};
-use crate::history::{History, Recorder};
+use crate::history::{History, Kind, Recorder};
 use crate::nemesis::{self, Fault};
 use crate::report;
 use crate::verdict::{Checked, Verdict};
@@ -66,12 +69,18 @@ pub struct Results {
 /// When the harness fails. What was noted until then is in the folder.
 pub async fn run(settings: &Settings) -> Result<Results, HarnessError> {
     let recorder = Recorder::default();
-    let acted = act(settings, &recorder).await;
+    let acted = tokio::select! {
+        acted = act(settings, &recorder) => acted,
+        signal = interrupted() => {
+            recorder.fault(Kind::Info, coverage::INTERRUPTED, json!(signal));
+            Ok(())
+        }
+    };
     let history = recorder.history();
     report::keep(&settings.folder, &history)?;
     acted?;
-    let results = judge(settings.workload, &history, |results| {
-        results.nemesis = settings.faults.iter().map(|fault| fault.name.to_owned()).collect();
+    let asked: Vec<String> = settings.faults.iter().map(|fault| fault.name.to_owned()).collect();
+    let results = judge(settings.workload, &settings.folder, &history, &asked, |results| {
         results.time_s = settings.time.as_secs();
         results.seed = settings.seed;
     });
@@ -85,8 +94,7 @@ pub async fn run(settings: &Settings) -> Result<Results, HarnessError> {
 /// When the folder has no history, or none that can be read.
 pub fn judge_again(folder: &Path, workload: Workload, former: &Results) -> Result<Results, HarnessError> {
     let history = report::kept(folder)?;
-    let results = judge(workload, &history, |results| {
-        results.nemesis.clone_from(&former.nemesis);
+    let results = judge(workload, folder, &history, &former.nemesis, |results| {
         results.time_s = former.time_s;
         results.seed = former.seed;
     });
@@ -94,11 +102,18 @@ pub fn judge_again(folder: &Path, workload: Workload, former: &Results) -> Resul
     Ok(results)
 }
 
-fn judge(workload: Workload, history: &History, about: impl FnOnce(&mut Results)) -> Results {
-    let checked: Vec<Checked> = workload.checkers.iter().map(|check| check(history)).collect();
+fn judge(
+    workload: Workload,
+    folder: &Path,
+    history: &History,
+    asked: &[String],
+    about: impl FnOnce(&mut Results),
+) -> Results {
+    let mut checked: Vec<Checked> = workload.checkers.iter().map(|check| check(history)).collect();
+    checked.extend([processes::check(history, folder), coverage::check(history, asked)]);
     let verdict = checked.iter().map(|checked| checked.verdict).max().unwrap_or(Verdict::Unknown);
     let workload = workload.name.to_owned();
-    let mut results = Results { verdict, workload, nemesis: Vec::new(), time_s: 0, seed: 0, checked };
+    let mut results = Results { verdict, workload, nemesis: asked.to_vec(), time_s: 0, seed: 0, checked };
     about(&mut results);
     results
 }
@@ -121,8 +136,12 @@ async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessErro
     nemesis::haunt(&mut cluster, &settings.faults, &mut rng, recorder, until).await?;
     tokio::time::sleep_until(until).await;
     nemesis::heal(&mut cluster, &settings.faults, recorder).await?;
-    cluster.wait_ready(READY_WITHIN).await?;
+    let recovered = cluster.wait_ready(READY_WITHIN).await;
+    if let Err(late) = &recovered {
+        cluster.violation(format!("after everything was healed: {late}"));
+    }
     tokio::time::sleep(RECOVERY).await;
+    nemesis::note_violations(&mut cluster, recorder);
     stop.send_replace(true);
     let stopped = tokio::time::timeout(SETTLE_WITHIN, clients.join_next()).await;
     if let Some(Err(error)) =
@@ -130,6 +149,21 @@ async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessErro
     {
         return Err(HarnessError(format!("the workload failed: {error}")));
     }
-    let settled = tokio::time::timeout(SETTLE_WITHIN, (settings.workload.settle)(context)).await;
-    settled.map_err(|_| HarnessError(format!("the last look took longer than {SETTLE_WITHIN:?}")))
+    // What did not recover is no place for a last look; the verdict is certain without.
+    if recovered.is_ok() {
+        let settled = tokio::time::timeout(SETTLE_WITHIN, (settings.workload.settle)(context)).await;
+        settled.map_err(|_| HarnessError(format!("the last look took longer than {SETTLE_WITHIN:?}")))?;
+        nemesis::note_violations(&mut cluster, recorder);
+    }
+    cluster.end().await
+}
+
+/// Waits for a signal to stop; its name.
+async fn interrupted() -> &'static str {
+    let listen = |kind| signal(kind).expect("signals can be listened to");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
 }

@@ -1,5 +1,8 @@
 //! Checkers: pure functions from a history to what it shows. Each has tests that feed it the fault that it exists for.
 
+pub mod coverage;
+pub mod processes;
+
 use crate::history::History;
 use crate::verdict::Checked;
 

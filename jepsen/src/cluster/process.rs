@@ -1,8 +1,9 @@
 //! One process of the program.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,64 +13,133 @@ use tokio::time::Instant;
 
 use super::{HarnessError, READY_WITHIN};
 
+/// How a process is started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// What stands before the program: a command that becomes it. May be empty.
+    pub inside: Vec<String>,
+    /// The program.
+    pub binary: PathBuf,
+    /// Its verb and flags.
+    pub arguments: Vec<String>,
+    /// Variables in its environment.
+    pub environment: Vec<(String, String)>,
+    /// What it logs is added there.
+    pub log: PathBuf,
+}
+
+/// Why a process does not run after it was started.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The harness could not start it.
+    Failed(HarnessError),
+    /// It ended before it was ready, or did not become ready in time: what it said last.
+    Ended(String),
+}
+
+impl From<NotStarted> for HarnessError {
+    fn from(not: NotStarted) -> Self {
+        match not {
+            NotStarted::Failed(error) => error,
+            NotStarted::Ended(why) => Self(why),
+        }
+    }
+}
+
 /// A process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Option<Child>,
     frozen: bool,
-    binary: PathBuf,
-    arguments: Vec<String>,
-    log: PathBuf,
+    /// Why it may end by itself: a word of what it must say last then.
+    excuse: Option<&'static str>,
+    launch: Launch,
 }
 
 impl Process {
-    /// Starts the program and waits for the line that says that it listens; what it logs is added to `log`.
+    /// One that does not run yet.
+    pub fn new(launch: Launch) -> Self {
+        Self { child: None, frozen: false, excuse: None, launch }
+    }
+
+    /// How it is started the next time.
+    pub fn launch(&mut self) -> &mut Launch {
+        &mut self.launch
+    }
+
+    /// Starts it, with the same arguments as before, and waits for the line that says that it listens.
     ///
     /// # Errors
     /// When it can't be started, or ends before that line.
-    pub async fn start(binary: &Path, arguments: Vec<String>, log: &Path) -> Result<Self, HarnessError> {
-        let mut process =
-            Self { child: None, frozen: false, binary: binary.to_owned(), arguments, log: log.to_owned() };
-        process.restart().await?;
-        Ok(process)
-    }
-
-    /// Starts it again with the same arguments.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn restart(&mut self) -> Result<(), HarnessError> {
-        let failed =
-            |why: String| HarnessError(format!("{} {}: {why}", self.binary.display(), self.arguments.join(" ")));
-        let log = File::options().create(true).append(true).open(&self.log).map_err(|e| failed(e.to_string()))?;
-        let mut child = Command::new(&self.binary)
-            .args(&self.arguments)
+    pub async fn restart(&mut self) -> Result<(), NotStarted> {
+        let launch = &self.launch;
+        let told = format!("{} {}", launch.binary.display(), launch.arguments.join(" "));
+        let failed = |why: std::io::Error| NotStarted::Failed(HarnessError(format!("{told}: {why}")));
+        let log = File::options().create(true).append(true).open(&launch.log).map_err(failed)?;
+        let mut words = launch.inside.iter().map(OsStr::new).chain([launch.binary.as_os_str()]);
+        let mut child = Command::new(words.next().expect("the program itself at least"))
+            .args(words)
+            .args(&launch.arguments)
             .env_remove("SWITCHBOARD_CONFIG")
+            .env(super::sweep::OWNER, std::process::id().to_string())
+            .envs(launch.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(failed)?;
         let stdout = child.stdout.take().expect("it was asked for");
         let mut lines = BufReader::new(stdout).lines();
         let ready = async {
-            while let Some(line) = lines.next_line().await.map_err(|e| failed(e.to_string()))? {
+            while let Ok(Some(line)) = lines.next_line().await {
                 if line.starts_with('{') {
-                    return Ok(());
+                    return true;
                 }
             }
-            Err(failed(format!("it ended before it was ready; see {}", self.log.display())))
+            false
         };
-        let in_time = tokio::time::timeout(READY_WITHIN, ready).await;
-        in_time.unwrap_or_else(|_| Err(failed(format!("not ready within {READY_WITHIN:?}"))))?;
-        self.child = Some(child);
-        Ok(())
+        match tokio::time::timeout(READY_WITHIN, ready).await {
+            Ok(true) => {
+                self.child = Some(child);
+                self.excuse = None;
+                Ok(())
+            }
+            Ok(false) => Err(NotStarted::Ended(format!("{told}: it ended before it was ready: {}", self.last_words()))),
+            Err(_) => Err(NotStarted::Ended(format!("{told}: not ready within {READY_WITHIN:?}"))),
+        }
     }
 
     /// Whether it was started, and has not ended.
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// It may end by itself from now on, if the last thing that it says contains this word.
+    pub fn excuse(&mut self, word: &'static str) {
+        self.excuse = Some(word);
+    }
+
+    /// If it has ended and nobody wanted it to: what happened.
+    pub fn ended_by_itself(&mut self) -> Option<String> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        let said = self.last_words();
+        self.child = None;
+        let excused = self.excuse.take().is_some_and(|word| said.contains(word));
+        (!excused).then(|| format!("it ended by itself ({status}); the last thing that it said: {said}"))
+    }
+
+    /// Waits until it ends by itself; how it did. `None` if it still runs then.
+    pub async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let status = tokio::time::timeout(within, self.child.as_mut()?.wait()).await.ok()?.ok()?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// The last line that it logged.
+    pub fn last_words(&self) -> String {
+        let log = std::fs::read(&self.launch.log).unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().last().unwrap_or("nothing").to_owned()
     }
 
     /// SIGKILL; returns when it is gone.

@@ -1,0 +1,152 @@
+//! Disks: a file system of its own for each node, in an image file, whose power can be cut, that can be full, or stand still.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::{HarnessError, command};
+
+/// Where nodes keep their data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Disks {
+    /// In the folder of the run.
+    #[default]
+    Folder,
+    /// Each on a file system of its own: needs root, loop mounts and `mkfs.ext4`.
+    Images,
+}
+
+/// More than the space that nodes keep free by default, and so much besides. The file is sparse.
+const IMAGE_BYTES: u64 = 512 << 20;
+
+/// `FS_IOC_SHUTDOWN`, and its way of doing it that flushes neither data nor the journal.
+const SHUTDOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
+const WITHOUT_FLUSH: u32 = 2;
+
+/// What can't be done here; `None` if images can be made.
+pub(super) fn missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("images of disks need root".to_owned());
+    }
+    let commands = ["mkfs.ext4", "mount", "umount", "fsfreeze", "fallocate"];
+    let lacks = commands.into_iter().find(|name| !command::exists(name))?;
+    Some(format!("images of disks need the command {lacks}, which is not installed"))
+}
+
+/// One file system. It is gone when this is dropped.
+#[derive(Debug)]
+pub struct Image {
+    /// Holds the image file and the place where it is mounted.
+    folder: PathBuf,
+    frozen: bool,
+}
+
+impl Image {
+    /// Makes and mounts one in `folder`, which is its own.
+    pub(super) fn new(folder: PathBuf) -> Result<Self, HarnessError> {
+        let image = Self { folder, frozen: false };
+        let failed = |error: std::io::Error| HarnessError(format!("{}: {error}", image.folder.display()));
+        fs::create_dir_all(image.place()).map_err(failed)?;
+        File::create(image.file()).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(failed)?;
+        let file = image.file().display().to_string();
+        command::done("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &file])?;
+        image.mount()?;
+        Ok(image)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join("image")
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.place().join("filler")
+    }
+
+    /// Where it is mounted.
+    pub(super) fn place(&self) -> PathBuf {
+        self.folder.join("mounted")
+    }
+
+    fn mount(&self) -> Result<(), HarnessError> {
+        let (file, place) = (self.file().display().to_string(), self.place().display().to_string());
+        command::done("mount", &["-o", "loop", &file, &place]).map(drop)
+    }
+
+    /// From now on nothing reaches the image, and what had not is lost. Whoever writes there must stand still before: what a sync was
+    /// told to be done at this very moment may otherwise be acknowledged and lost.
+    #[expect(unsafe_code, reason = "there is no other way to ask for it than an ioctl")]
+    pub fn cut(&self) -> Result<(), HarnessError> {
+        let failed = |error: std::io::Error| HarnessError(format!("cutting {}: {error}", self.place().display()));
+        let place = File::open(self.place()).map_err(failed)?;
+        // SAFETY: the request reads one u32 and returns nothing.
+        let cut = unsafe {
+            let request = rustix::ioctl::Setter::<SHUTDOWN, u32>::new(WITHOUT_FLUSH);
+            rustix::ioctl::ioctl(&place, request)
+        };
+        cut.map_err(|error| failed(error.into()))
+    }
+
+    /// The power is back. Nobody may use it any more from before.
+    pub fn restore(&self) -> Result<(), HarnessError> {
+        command::done("umount", &[&self.place().display().to_string()])?;
+        self.mount()
+    }
+
+    /// Whoever writes or syncs waits until it is thawed.
+    pub fn freeze(&mut self) -> Result<(), HarnessError> {
+        self.frozen = true;
+        command::done("fsfreeze", &["--freeze", &self.place().display().to_string()]).map(drop)
+    }
+
+    /// It goes on, if it was frozen.
+    pub fn thaw(&mut self) -> Result<(), HarnessError> {
+        if std::mem::take(&mut self.frozen) {
+            command::done("fsfreeze", &["--unfreeze", &self.place().display().to_string()])?;
+        }
+        Ok(())
+    }
+
+    /// Takes all the space but so many bytes.
+    pub fn fill(&self, but_bytes: u64) -> Result<(), HarnessError> {
+        let failed = |error: std::io::Error| HarnessError(format!("{}: {error}", self.place().display()));
+        let stat = rustix::fs::statvfs(self.place()).map_err(|error| failed(error.into()))?;
+        let taken = (stat.f_bavail * stat.f_frsize).saturating_sub(but_bytes);
+        let filler = self.filler().display().to_string();
+        command::done("fallocate", &["--length", &taken.max(1).to_string(), &filler]).map(drop)
+    }
+
+    /// Gives the space back, if it was taken.
+    pub fn empty(&self) -> Result<(), HarnessError> {
+        match fs::remove_file(self.filler()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(HarnessError(format!("{}: {error}", self.filler().display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = self.thaw();
+        remove(&self.folder);
+    }
+}
+
+/// Unmounts and removes the image in a folder.
+fn remove(folder: &Path) {
+    let place = folder.join("mounted").display().to_string();
+    // Lazily, because whoever used it may just be ending. The loop device goes with the mount.
+    let _ = command::done("umount", &["--lazy", &place]);
+    let _ = fs::remove_dir_all(folder);
+}
+
+/// Removes the images in the folder of a harness that was ended before it could.
+pub(super) fn sweep(folder: &Path) {
+    for image in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let place = image.path().join("mounted");
+        if place.exists() {
+            let _ = command::done("fsfreeze", &["--unfreeze", &place.display().to_string()]);
+            remove(&image.path());
+        }
+    }
+}
