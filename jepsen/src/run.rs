@@ -1,5 +1,6 @@
 //! One run: start, act while things break, heal, look once more, judge, tell.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::cluster::{Cluster, HarnessError, Plan, READY_WITHIN};
 use crate::history::{History, Recorder};
 use crate::nemesis::{self, Fault};
-use crate::report;
+use crate::report::{self, About, Counts};
 use crate::verdict::{Checked, Verdict};
 use crate::workload::{Context, Workload};
 
@@ -41,6 +42,10 @@ pub struct Settings {
     pub plan: Plan,
     /// Where the report goes.
     pub folder: PathBuf,
+    /// Whether data directories are kept also when the verdict is valid.
+    pub keep_data: bool,
+    /// What the report says of where the run comes from.
+    pub about: About,
 }
 
 /// What came of it; `results.json`.
@@ -56,6 +61,12 @@ pub struct Results {
     pub time_s: u64,
     /// Of the run.
     pub seed: u64,
+    /// When, which program, and how to run it again.
+    #[serde(default)]
+    pub about: About,
+    /// How much happened.
+    #[serde(default)]
+    pub counts: Counts,
     /// What each checker says.
     pub checked: Vec<Checked>,
 }
@@ -74,7 +85,11 @@ pub async fn run(settings: &Settings) -> Result<Results, HarnessError> {
         results.nemesis = settings.faults.iter().map(|fault| fault.name.to_owned()).collect();
         results.time_s = settings.time.as_secs();
         results.seed = settings.seed;
+        results.about = settings.about.clone();
     });
+    if results.verdict == Verdict::Valid && !settings.keep_data {
+        forget_data(settings)?;
+    }
     report::write(&settings.folder, &history, &results)?;
     Ok(results)
 }
@@ -89,6 +104,7 @@ pub fn judge_again(folder: &Path, workload: Workload, former: &Results) -> Resul
         results.nemesis.clone_from(&former.nemesis);
         results.time_s = former.time_s;
         results.seed = former.seed;
+        results.about = former.about.clone();
     });
     report::write(folder, &history, &results)?;
     Ok(results)
@@ -98,9 +114,25 @@ fn judge(workload: Workload, history: &History, about: impl FnOnce(&mut Results)
     let checked: Vec<Checked> = workload.checkers.iter().map(|check| check(history)).collect();
     let verdict = checked.iter().map(|checked| checked.verdict).max().unwrap_or(Verdict::Unknown);
     let workload = workload.name.to_owned();
-    let mut results = Results { verdict, workload, nemesis: Vec::new(), time_s: 0, seed: 0, checked };
+    let (about_run, counts) = (About::default(), Counts::of(history));
+    let mut results =
+        Results { verdict, workload, nemesis: Vec::new(), time_s: 0, seed: 0, about: about_run, counts, checked };
     about(&mut results);
     results
+}
+
+/// Removes the data directories of nodes: they are large, and tell nothing about a run in which all was well.
+fn forget_data(settings: &Settings) -> Result<(), HarnessError> {
+    for id in 1..=settings.plan.nodes {
+        let data = settings.folder.join(format!("node-{id}"));
+        match std::fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(HarnessError(format!("{}: {error}", data.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessError> {
