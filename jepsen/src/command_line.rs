@@ -8,12 +8,15 @@ use clap::{Parser, Subcommand};
 
 use crate::cluster::{HarnessError, Network, Plan};
 use crate::nemesis::{self, FAULTS, Fault};
-use crate::report;
+use crate::report::{self, About, runs};
 use crate::run::{self, Results, Settings};
 use crate::workload::{WORKLOADS, Workload};
 
 /// The harness failed: neither valid, invalid nor unknown.
 const FAILED: u8 = 3;
+
+/// The folder for all runs.
+const STORE: &str = "jepsen/store";
 
 /// Failure tests of Switchboard. Exit code: 0 valid, 1 a promise was broken, 2 nothing can be said, 3 the harness failed.
 #[derive(Debug, Parser)]
@@ -31,6 +34,12 @@ enum Verb {
     Check {
         /// Folder of the run.
         folder: PathBuf,
+    },
+    /// Prints a table of former runs, as Markdown.
+    Runs {
+        /// Folders of runs, or folders that hold such.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
     },
     /// Lists workloads and faults.
     List,
@@ -71,6 +80,9 @@ struct Test {
     /// Where the report goes; by default `jepsen/store/<workload>-<nemesis>-<time of day>`.
     #[arg(long)]
     store: Option<PathBuf>,
+    /// Keep the data directories of nodes also when the verdict is valid; else they are kept only when it is not.
+    #[arg(long)]
+    keep_data: bool,
 }
 
 fn workload(name: &str) -> Result<Workload, String> {
@@ -101,13 +113,18 @@ pub fn run() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Test(arguments) => test(&arguments),
         Verb::Check { folder } => check(&folder),
+        Verb::Runs { folders } => return exit(table(&folders)),
         Verb::List => {
             list();
             return ExitCode::SUCCESS;
         }
     };
+    exit(done.map(|results| results.verdict.exit_code()))
+}
+
+fn exit(done: Result<u8, HarnessError>) -> ExitCode {
     match done {
-        Ok(results) => ExitCode::from(results.verdict.exit_code()),
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("jepsen: the harness failed, which says nothing about what is tested: {error}");
             ExitCode::from(FAILED)
@@ -134,11 +151,20 @@ fn test(arguments: &Test) -> Result<Results, HarnessError> {
     nemesis::prepare(&mut plan, &faults)?;
     let folder = arguments.store.clone().unwrap_or_else(|| default_folder(arguments));
     std::fs::create_dir_all(&folder).map_err(|error| HarnessError(format!("{}: {error}", folder.display())))?;
-    let settings = Settings { workload: arguments.workload, faults, time: arguments.time, seed, plan, folder };
+    let settings = Settings {
+        workload: arguments.workload,
+        faults,
+        time: arguments.time,
+        seed,
+        about: About::now(&plan.binary, seed),
+        plan,
+        folder,
+        keep_data: arguments.keep_data,
+    };
     println!("{} under {} for {:?}, seed {seed}", settings.workload.name, arguments.nemesis, settings.time);
     let runtime = tokio::runtime::Runtime::new().map_err(|error| HarnessError(error.to_string()))?;
     let results = runtime.block_on(run::run(&settings))?;
-    tell(&results, &settings.folder);
+    tell(&results, &settings.folder)?;
     Ok(results)
 }
 
@@ -146,18 +172,28 @@ fn check(folder: &Path) -> Result<Results, HarnessError> {
     let former = report::results(folder)?;
     let workload = workload(&former.workload).map_err(HarnessError)?;
     let results = run::judge_again(folder, workload, &former)?;
-    tell(&results, folder);
+    tell(&results, folder)?;
     Ok(results)
 }
 
-fn tell(results: &Results, folder: &Path) {
+fn table(folders: &[PathBuf]) -> Result<u8, HarnessError> {
+    print!("{}", runs::markdown(&runs::found(folders)?));
+    Ok(0)
+}
+
+/// Prints the verdict; in the folder for all runs the page that lists them is written again.
+fn tell(results: &Results, folder: &Path) -> Result<(), HarnessError> {
     for checked in &results.checked {
         println!("{:?}  {}: {}", checked.verdict, checked.checker, checked.summary);
         for anomaly in checked.anomalies.iter().take(5) {
             println!("    {}: {}", anomaly.name, anomaly.what);
         }
     }
-    println!("{:?}; the report is in {}", results.verdict, folder.display());
+    println!("{:?}; the report is {}", results.verdict, folder.join("index.html").display());
+    match folder.parent().filter(|parent| parent.file_name() == Path::new(STORE).file_name()) {
+        Some(store) => runs::write_index(store),
+        None => Ok(()),
+    }
 }
 
 fn list() {
@@ -174,7 +210,7 @@ fn list() {
 fn default_folder(arguments: &Test) -> PathBuf {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let name = format!("{}-{}-{now}", arguments.workload.name, arguments.nemesis.replace(',', "+"));
-    Path::new("jepsen/store").join(name)
+    Path::new(STORE).join(name)
 }
 
 /// The program beside this one, after it was built with the same profile. Without cargo it must be there already.

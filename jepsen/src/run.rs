@@ -1,5 +1,6 @@
 //! One run: start, act while things break, heal, look once more, judge, tell.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::check::{coverage, processes};
 use crate::cluster::{Cluster, HarnessError, Plan, READY_WITHIN};
 use crate::history::{History, Kind, Recorder};
 use crate::nemesis::{self, Fault};
-use crate::report;
+use crate::report::{self, About, Counts};
 use crate::verdict::{Checked, Verdict};
 use crate::workload::{Context, Workload};
 
@@ -44,6 +45,10 @@ pub struct Settings {
     pub plan: Plan,
     /// Where the report goes.
     pub folder: PathBuf,
+    /// Whether data directories are kept also when the verdict is valid.
+    pub keep_data: bool,
+    /// What the report says of where the run comes from.
+    pub about: About,
 }
 
 /// What came of it; `results.json`.
@@ -59,6 +64,12 @@ pub struct Results {
     pub time_s: u64,
     /// Of the run.
     pub seed: u64,
+    /// When, which program, and how to run it again.
+    #[serde(default)]
+    pub about: About,
+    /// How much happened.
+    #[serde(default)]
+    pub counts: Counts,
     /// What each checker says.
     pub checked: Vec<Checked>,
 }
@@ -83,7 +94,11 @@ pub async fn run(settings: &Settings) -> Result<Results, HarnessError> {
     let results = judge(settings.workload, &settings.folder, &history, &asked, |results| {
         results.time_s = settings.time.as_secs();
         results.seed = settings.seed;
+        results.about = settings.about.clone();
     });
+    if results.verdict == Verdict::Valid && !settings.keep_data {
+        forget_data(settings)?;
+    }
     report::write(&settings.folder, &history, &results)?;
     Ok(results)
 }
@@ -97,6 +112,7 @@ pub fn judge_again(folder: &Path, workload: Workload, former: &Results) -> Resul
     let results = judge(workload, folder, &history, &former.nemesis, |results| {
         results.time_s = former.time_s;
         results.seed = former.seed;
+        results.about = former.about.clone();
     });
     report::write(folder, &history, &results)?;
     Ok(results)
@@ -113,9 +129,25 @@ fn judge(
     checked.extend([processes::check(history, folder), coverage::check(history, asked)]);
     let verdict = checked.iter().map(|checked| checked.verdict).max().unwrap_or(Verdict::Unknown);
     let workload = workload.name.to_owned();
-    let mut results = Results { verdict, workload, nemesis: asked.to_vec(), time_s: 0, seed: 0, checked };
+    let (time_s, seed, about_run, counts) = (0, 0, About::default(), Counts::of(history));
+    let nemesis = asked.to_vec();
+    let mut results = Results { verdict, workload, nemesis, time_s, seed, about: about_run, counts, checked };
     about(&mut results);
     results
+}
+
+/// Removes the data directories of nodes: they are large, and tell nothing about a run in which all was well.
+fn forget_data(settings: &Settings) -> Result<(), HarnessError> {
+    for id in 1..=settings.plan.nodes {
+        let data = settings.folder.join(format!("node-{id}"));
+        match std::fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(HarnessError(format!("{}: {error}", data.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessError> {

@@ -1,6 +1,29 @@
-//! The folder of a run: `history.jsonl`, `results.json`, and a log of every process.
+//! The folder of a run: what was noted, what it shows, and pages that let people see it. The history is the source; everything
+//! else is made from it, again whenever it is judged again.
+//!
+//! `history.jsonl` and `results.json` are for programs, `index.html`, `timeline.html`, `latency.svg` and `rate.svg` for people;
+//! beside them is a log of every process. All text that comes from a run is escaped in one place (`page`), and no page needs a
+//! script or a network.
+
+mod about;
+mod bands;
+mod counts;
+mod index;
+mod latency;
+mod layout;
+mod page;
+mod plot;
+mod rate;
+pub mod runs;
+mod timeline;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
+
+pub use about::About;
+pub use counts::{Counts, Ended};
 
 use crate::cluster::HarnessError;
 use crate::history::History;
@@ -8,6 +31,7 @@ use crate::run::Results;
 
 const HISTORY: &str = "history.jsonl";
 const RESULTS: &str = "results.json";
+const INDEX: &str = "index.html";
 
 fn failed(folder: &Path, file: &str) -> impl Fn(std::io::Error) -> HarnessError {
     let path = folder.join(file);
@@ -43,7 +67,13 @@ pub fn results(folder: &Path) -> Result<Results, HarnessError> {
 ///
 /// # Errors
 /// When the folder can't be written.
-pub fn write(folder: &Path, _history: &History, results: &Results) -> Result<(), HarnessError> {
-    let text = serde_json::to_vec_pretty(results).expect("results are plain data");
-    std::fs::write(folder.join(RESULTS), text).map_err(failed(folder, RESULTS))
+pub fn write(folder: &Path, history: &History, results: &Results) -> Result<(), HarnessError> {
+    let put = |file: &str, text: &[u8]| std::fs::write(folder.join(file), text).map_err(failed(folder, file));
+    put(RESULTS, &serde_json::to_vec_pretty(results).expect("results are plain data"))?;
+    let bands = bands::bands(history);
+    let plots = [latency::svg(history, &bands), rate::svg(history, &bands)];
+    put("latency.svg", plots[0].as_bytes())?;
+    put("rate.svg", plots[1].as_bytes())?;
+    put("timeline.html", timeline::html(history, &bands, &results.checked).as_bytes())?;
+    put(INDEX, index::html(folder, history, &bands, results, &plots).as_bytes())
 }
