@@ -1,5 +1,13 @@
 //! Checkers: pure functions from a history to what it shows. Each has tests that feed it the fault that it exists for.
 
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod made_up;
+mod user;
+pub mod versioned;
+pub mod wgl;
+
 use crate::history::History;
 use crate::verdict::Checked;
 
