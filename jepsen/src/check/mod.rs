@@ -2,6 +2,13 @@
 
 pub mod coverage;
 pub mod processes;
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod made_up;
+mod user;
+pub mod versioned;
+pub mod wgl;
 
 use crate::history::History;
 use crate::verdict::Checked;
