@@ -12,6 +12,7 @@
 //! - What a run makes (processes, namespaces, rules, mounts) it takes away, also when it is interrupted.
 
 pub mod check;
+pub mod client;
 pub mod cluster;
 pub mod command_line;
 pub mod history;
