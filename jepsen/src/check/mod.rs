@@ -1,5 +1,15 @@
 //! Checkers: pure functions from a history to what it shows. Each has tests that feed it the fault that it exists for.
 
+pub mod agreement;
+pub mod cache;
+pub mod feed;
+mod known;
+pub mod push;
+#[cfg(test)]
+mod told;
+pub mod topics;
+pub mod watch;
+
 use crate::history::History;
 use crate::verdict::Checked;
 
