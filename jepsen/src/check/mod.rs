@@ -9,6 +9,15 @@ mod made_up;
 mod user;
 pub mod versioned;
 pub mod wgl;
+pub mod agreement;
+pub mod cache;
+pub mod feed;
+mod known;
+pub mod push;
+#[cfg(test)]
+mod told;
+pub mod topics;
+pub mod watch;
 
 use crate::history::History;
 use crate::verdict::Checked;

@@ -1,12 +1,16 @@
 //! What clients do during a run: one file a workload, which says what it proves and how it is judged.
 
+mod last_look;
 mod register;
+mod watch;
+mod watchers;
+mod writers;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use switchboard::net::http::Client as HttpClient;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 
 use crate::check::Checker;
 use crate::cluster::{Addresses, Plan};
@@ -24,7 +28,7 @@ pub struct Context {
     /// Of the run; whatever is by chance derives from it.
     pub seed: u64,
     /// Becomes true when clients shall stop.
-    pub stop: watch::Receiver<bool>,
+    pub stop: Receiver<bool>,
 }
 
 /// One kind of clients.
@@ -47,4 +51,4 @@ pub struct Workload {
 }
 
 /// Every workload that there is.
-pub const WORKLOADS: &[Workload] = &[register::REGISTER];
+pub const WORKLOADS: &[Workload] = &[register::REGISTER, watch::WATCH];
