@@ -125,7 +125,7 @@ pub(super) fn chunks(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// How many bytes of the newest file are whole records. The rest is a torn write, or this is an error. What the records append and
 /// don't take back is added to `entries`.
-fn readable(
+pub(super) fn readable(
     file: &Path,
     bytes: &[u8],
     entries: &mut VecDeque<(DiskLogId, DiskPayload)>,
