@@ -3,6 +3,13 @@
 //! A handler parses, makes one call, and maps the result; what the call means is decided behind the trait. Every answer
 //! that is not a success has the one form of [`crate::wire::http::ErrorBody`], whatever went wrong.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[path = "tests/backend.rs"]
+#[cfg_attr(
+    all(not(test), feature = "fuzzing"),
+    expect(dead_code, clippy::unwrap_used, reason = "it is made for tests, which use all of it")
+)]
+mod alone;
 mod answer;
 mod backend;
 mod bans;
@@ -10,6 +17,8 @@ mod batch;
 mod connections;
 mod control;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gateways;
 mod later;
 mod limits;

@@ -27,6 +27,8 @@ mod deaths;
 mod expiry;
 mod feed;
 mod find;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gauges;
 #[cfg(test)]
 mod golden;
