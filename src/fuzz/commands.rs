@@ -264,7 +264,7 @@ impl DrawnOp {
 }
 
 fn policy_of(nth: u8, max: u32) -> Policy {
-    let per = if nth % 2 == 0 { Per::User } else { Per::Device };
+    let per = if nth.is_multiple_of(2) { Per::User } else { Per::Device };
     match nth / 2 % 4 {
         0 => Policy::Multi { max: max % 8, per },
         1 => Policy::OldestWins { per },

@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use super::{TARGETS, populated};
+use crate::node::golden::fixture;
 
-#[path = "../../tests/golden/fixture.rs"]
-#[expect(dead_code, reason = "fixtures are only read here")]
-mod fixture;
 #[path = "../../jepsen/fuzz/tests/smoke.rs"]
 mod smoke;
 

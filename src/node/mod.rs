@@ -31,7 +31,7 @@ mod find;
 pub(crate) mod fuzz;
 mod gauges;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod hash;
 mod history;
 mod leases;
