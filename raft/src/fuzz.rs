@@ -29,10 +29,11 @@ mod tests;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("raft_frames", raft_frames),
     ("log_records", log_records),
     ("log_recovery", log_recovery),
+    ("log_files", log_files),
     ("snapshot_files", snapshot_files),
     ("member_files", member_files),
 ];
@@ -87,6 +88,11 @@ pub fn log_records(data: &[u8]) {
 /// A log file that was written, and then damaged.
 pub fn log_recovery(data: &[u8]) {
     log::fuzz::recovery(data);
+}
+
+/// The files of a log that an engine wrote, one of them damaged, and opened again.
+pub fn log_files(data: &[u8]) {
+    log::fuzz::files::files(data);
 }
 
 /// A snapshot file that was written, and then damaged; and bytes where one should be.

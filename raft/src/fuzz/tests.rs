@@ -76,7 +76,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "raft_frames" => frames(),
         "log_records" => records(),
-        "log_recovery" => drawn(8),
+        "log_recovery" | "log_files" => drawn(8),
         "snapshot_files" => [vec![golden("snapshot-2"), golden("snapshot-3")], drawn(6)].concat(),
         "member_files" => {
             let identity = golden("identity-2");

@@ -1,5 +1,7 @@
 //! Log files, whatever happened to them.
 
+pub(crate) mod files;
+
 use std::collections::VecDeque;
 use std::path::Path;
 
