@@ -190,3 +190,18 @@ fn entries() -> Vec<Vec<u8>> {
 fn no_target_fails_near_its_seeds() {
     smoke::run(&TARGETS, seeds);
 }
+
+#[test]
+fn the_state_that_requests_and_entries_meet_has_something_of_everything() {
+    let directory = populated();
+    assert_eq!(directory.check_invariants(), Ok(()));
+    let stats = directory.stats();
+    assert_eq!(
+        (stats.connections, stats.users, stats.sessions),
+        (3, 3, 2),
+        "those of the ended session count until they are reclaimed"
+    );
+    let ended: Vec<_> = directory.ended_sessions().map(|ended| ended.epoch).collect();
+    assert_eq!((ended, directory.bans().count(), directory.topic_count()), (vec![3], 1, 3));
+    assert!(directory.is_pending("c-2-2".parse().unwrap()), "one waits for the place of another");
+}

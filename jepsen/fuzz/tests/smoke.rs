@@ -18,6 +18,8 @@ type Target = (&'static str, fn(&[u8]));
 pub(crate) fn run(targets: &[Target], seeds_of: impl Fn(&str) -> Vec<Vec<u8>>) {
     let seed = std::env::var("SWITCHBOARD_SEED").map_or(1, |seed| seed.parse().unwrap());
     for (name, target) in targets {
+        let fuzzed = std::fs::read_to_string(package().join(format!("targets/{name}.rs"))).unwrap_or_default();
+        assert!(fuzzed.contains(&format!("::{name}(data)")), "jepsen/fuzz/targets/{name}.rs does not call {name}");
         let seeds = seeds_of(name);
         check_seeds(name, &seeds);
         for input in &seeds {
@@ -45,10 +47,13 @@ fn check_seeds(target: &str, seeds: &[Vec<u8>]) {
     assert!(committed(target) == seeds, "the seeds of {target} are not what is made here (UPDATE_SEEDS=1)");
 }
 
+fn package() -> PathBuf {
+    let found = ["jepsen/fuzz", "../jepsen/fuzz"].map(|path| Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+    found.into_iter().find(|path| path.is_dir()).expect("it is a folder of the project")
+}
+
 fn folder(target: &str) -> PathBuf {
-    let jepsen = ["jepsen", "../jepsen"].map(|path| Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
-    let found = jepsen.into_iter().find(|path| path.is_dir()).expect("it is a folder of the project");
-    found.join("fuzz/seeds").join(target)
+    package().join("seeds").join(target)
 }
 
 fn committed(target: &str) -> Vec<Vec<u8>> {
