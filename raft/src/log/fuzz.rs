@@ -129,7 +129,7 @@ fn append(term: u64, index: u64, bytes: Vec<u8>, entries: &mut Entries) -> RaftL
 }
 
 /// What is found in a damaged file is what was written before the damage, and nothing else. A file that was cut is always
-/// read; one with a byte changed is refused, unless that byte is in the last record, which may be taken for a torn write.
+/// read; one with a byte changed is refused, unless it is in the last record and a sector of that reads as zeros.
 pub(crate) fn recovery(data: &[u8]) {
     let Ok(Written { writes, damage }) = Written::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let Expected { bytes, after } = Expected::of(&writes);
@@ -147,14 +147,25 @@ pub(crate) fn recovery(data: &[u8]) {
     match found {
         Ok(found) => {
             assert_eq!(found, (*end, entries.clone()), "what was written is found: {damage:?}");
-            let last = whole + 2 == after.len();
-            assert!(last || !matches!(damage, Damage::Flip(..)), "damage before the last record was passed over");
+            let torn = whole + 2 == after.len() && has_empty_sector(&damaged, *end);
+            assert!(torn || !matches!(damage, Damage::Flip(..)), "a changed byte was passed over: {damage:?}");
         }
         Err(RecoveryError::Damaged { offset, .. }) => {
             assert_eq!(offset, Some(*end as u64), "the damage is told where it begins: {damage:?}");
         }
         Err(other) => panic!("nothing but bytes is read: {other}"),
     }
+}
+
+/// Whether what a sector has of the last record reads as zeros, and says something: every record begins with three of them.
+fn has_empty_sector(bytes: &[u8], record: usize) -> bool {
+    let (mut from, mut found) = (record, false);
+    while from < bytes.len() {
+        let to = (from / 512 * 512 + 512).min(bytes.len());
+        found |= (to - record > 3) && bytes[from..to].iter().all(|byte| *byte == 0);
+        from = to;
+    }
+    found
 }
 
 /// A slot of the mark of the end says what was written into it, or nothing.
