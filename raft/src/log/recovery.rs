@@ -140,8 +140,8 @@ pub(super) fn readable(
                         entries.push_back((id, payload));
                     }
                     RaftLogRecord::Action(RaftLogAction::TruncateAfter(keep)) => {
-                        let next = keep.map_or(0, |keep| keep.index + 1);
-                        entries.truncate(entries.partition_point(|(id, _)| id.index < next));
+                        let kept = |id: &DiskLogId| keep.is_some_and(|keep| id.index <= keep.index);
+                        entries.truncate(entries.partition_point(|(id, _)| kept(id)));
                     }
                     _ => {}
                 }
@@ -287,5 +287,15 @@ mod tests {
             let Err(RecoveryError::Damaged { offset, .. }) = found else { panic!("begins at {begins}: {found:?}") };
             assert_eq!(offset, Some(begins as u64));
         }
+    }
+
+    #[test]
+    fn an_index_beyond_all_entries_is_read() {
+        let mut bytes = record(3, 10);
+        let action = RaftLogAction::TruncateAfter(Some(DiskLogId::from(&log_id(7, u64::MAX))));
+        RaftLogRecord::<Records>::Action(action).encode(&mut bytes).unwrap();
+        let mut entries = VecDeque::new();
+        assert_eq!(readable(Path::new("log"), &bytes, &mut entries).unwrap(), bytes.len());
+        assert_eq!(entries.len(), 1);
     }
 }
