@@ -10,6 +10,9 @@ pub mod clock;
 pub mod command_line;
 pub mod config;
 pub mod directory;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 pub mod lease;
 pub mod net;

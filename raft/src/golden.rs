@@ -25,7 +25,7 @@ use crate::snapshot::{BlockReader, BlockWriter, Head};
 use crate::space::Space;
 
 #[path = "../../tests/golden/fixture.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 fn at(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

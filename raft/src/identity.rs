@@ -61,7 +61,12 @@ impl Identity {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(IdentityError::Io { path: file, source }),
         };
-        let damaged = |what| IdentityError::Damaged { file: file.clone(), what };
+        Identity::decode(&file, &bytes).map(Some)
+    }
+
+    /// Reads the identity that `file` holds.
+    pub(crate) fn decode(file: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
+        let damaged = |what| IdentityError::Damaged { file: file.to_owned(), what };
         if bytes.len() > BYTES_MAX || bytes.len() < MAGIC.len() + 1 + 4 {
             return Err(damaged("it has the wrong size"));
         }
@@ -71,21 +76,25 @@ impl Identity {
         }
         match covered.strip_prefix(MAGIC) {
             None => Err(damaged("it does not begin as an identity does")),
-            Some([FORMAT, body @ ..]) => {
-                postcard::from_bytes(body).map(Some).map_err(|_| damaged("its fields can't be read"))
-            }
-            Some([format, ..]) => Err(IdentityError::Format { file: file.clone(), format: *format }),
+            Some([FORMAT, body @ ..]) => postcard::from_bytes(body).map_err(|_| damaged("its fields can't be read")),
+            Some([format, ..]) => Err(IdentityError::Format { file: file.to_owned(), format: *format }),
             Some([]) => Err(damaged("it has the wrong size")),
         }
+    }
+
+    /// What a file holds.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(FORMAT);
+        let mut bytes = postcard::to_extend(self, bytes).expect("an identity is plain data");
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        bytes
     }
 
     /// Writes the identity so that it is there as a whole, or not at all.
     pub(crate) fn store(&self, dir: &Path) -> Result<(), IdentityError> {
         let path = dir.join(NAME);
-        let mut bytes = MAGIC.to_vec();
-        bytes.push(FORMAT);
-        let mut bytes = postcard::to_extend(self, bytes).expect("an identity is plain data");
-        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        let bytes = self.encode();
         let aside = dir.join("identity.tmp");
         let write = || {
             let mut file = File::create(&aside)?;

@@ -26,6 +26,9 @@ mod counters;
 mod entry;
 mod failure;
 mod founding;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 mod handover;

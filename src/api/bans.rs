@@ -94,7 +94,7 @@ pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query, ur
     }
     let look = |_: &B::View| page(&api.state(), after.as_deref(), limit);
     let ((bans, more), revision, shows) = fresh.read(api.backend.view(), look).await?;
-    let next_cursor = bans.last().filter(|_| more).map(|last| format!("1.{}", URL_SAFE_NO_PAD.encode(&last.user)));
+    let next_cursor = bans.last().filter(|_| more).map(|last| cursor(&last.user));
     Ok(shows.json(StatusCode::OK, &BanList { bans, next_cursor, revision }))
 }
 
@@ -105,8 +105,13 @@ fn page(directory: &Directory, after: Option<&str>, limit: usize) -> At<(Vec<Ban
     At { value: (page, bans.next().is_some()), revision: directory.revision() }
 }
 
+/// Asks for the page after a user.
+pub(super) fn cursor(user: &str) -> String {
+    format!("1.{}", URL_SAFE_NO_PAD.encode(user))
+}
+
 /// The user after whom a page begins.
-fn after(cursor: &str) -> Result<String, Error> {
+pub(super) fn after(cursor: &str) -> Result<String, Error> {
     let user = cursor.strip_prefix("1.").and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
     let user = user.and_then(|user| String::from_utf8(user).ok());
     user.ok_or_else(|| {

@@ -178,7 +178,7 @@ impl Wanted {
 
 /// Where the next page begins: after this connection. Opaque to callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor(ConnectionId);
+pub(super) struct Cursor(ConnectionId);
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,11 @@
 //! A handler parses, makes one call, and maps the result; what the call means is decided behind the trait. Every answer
 //! that is not a success has the one form of [`crate::wire::http::ErrorBody`], whatever went wrong.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[path = "tests/backend.rs"]
+#[cfg_attr(not(test), expect(dead_code, reason = "tests use all of it, fuzzing does not"))]
+#[expect(clippy::unwrap_used, reason = "it is for tests, which end where what they believe is wrong")]
+mod alone;
 mod answer;
 mod backend;
 mod bans;
@@ -10,6 +15,8 @@ mod batch;
 mod connections;
 mod control;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gateways;
 mod later;
 mod limits;

@@ -89,7 +89,7 @@ fn feed_request(query: &Query, headers: &HeaderMap) -> Result<FeedRequest, Error
 }
 
 /// `R` or `R.n`
-fn mark(name: &str, text: &str) -> Result<(Revision, Option<u32>), Error> {
+pub(super) fn mark(name: &str, text: &str) -> Result<(Revision, Option<u32>), Error> {
     let (revision, n) = match text.split_once('.') {
         Some((revision, n)) => (revision.parse().ok(), n.parse().ok().map(Some)),
         None => (text.parse().ok(), Some(None)),

@@ -41,9 +41,14 @@ pub enum FileError {
 ///
 /// # Errors
 /// When the file can't be read, or has a table or a key that is nothing of the kind.
-pub fn apply_file(mut command: Command, path: &Path) -> Result<(Command, Vec<String>), FileError> {
+pub fn apply_file(command: Command, path: &Path) -> Result<(Command, Vec<String>), FileError> {
     let read = |error| FileError::Read { path: path.to_owned(), error };
     let text = std::fs::read_to_string(path).map_err(read)?;
+    apply_text(command, path, &text)
+}
+
+/// As [`apply_file`], with what the file at `path` says.
+pub(super) fn apply_text(mut command: Command, path: &Path, text: &str) -> Result<(Command, Vec<String>), FileError> {
     let syntax = |error| FileError::Syntax { path: path.to_owned(), error: Box::new(error) };
     let file: Table = text.parse().map_err(syntax)?;
     let wrong = |why| FileError::Setting { path: path.to_owned(), why };

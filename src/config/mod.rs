@@ -6,6 +6,8 @@
 mod dev;
 mod directory;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gateway;
 mod units;
 

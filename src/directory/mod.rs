@@ -14,6 +14,8 @@ mod bans;
 mod batch;
 mod command;
 mod contest;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod held;
 mod ids;
 mod interner;

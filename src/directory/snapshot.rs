@@ -27,10 +27,10 @@ use super::sessions::{Alive, Ended, Incumbent, Window};
 use super::state::Directory;
 use super::users::hash_of;
 
-const MAGIC: &[u8; 8] = b"SWBDSNAP";
+pub(super) const MAGIC: &[u8; 8] = b"SWBDSNAP";
 
 /// Changes whenever a record does.
-const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 2;
 
 /// A block is closed once it has this many bytes; the last record may exceed it.
 const BLOCK_BYTES: usize = 64 * 1024;

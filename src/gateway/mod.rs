@@ -32,6 +32,8 @@ mod table;
 mod testing;
 
 pub use crate::directory::{Handover, Per, Policy};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use clients::fuzz;
 #[cfg(test)]
 pub(crate) use replica::LoneReplica;
 pub use replica::Replica;

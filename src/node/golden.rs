@@ -21,7 +21,7 @@ use crate::wire::peer::{
 };
 
 #[path = "../../tests/golden/fixture.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 fn at(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

@@ -27,9 +27,11 @@ mod deaths;
 mod expiry;
 mod feed;
 mod find;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gauges;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod hash;
 mod history;
 mod leases;

@@ -1,23 +1,23 @@
 //! Checkers: pure functions from a history to what it shows. Each has tests that feed it the fault that it exists for.
 
-pub mod coverage;
-pub mod processes;
-#[cfg(test)]
-mod differential;
-#[cfg(test)]
-mod made_up;
-mod user;
-pub mod versioned;
-pub mod wgl;
 pub mod agreement;
 pub mod cache;
+pub mod coverage;
+#[cfg(test)]
+mod differential;
 pub mod feed;
 mod known;
+#[cfg(test)]
+mod made_up;
+pub mod processes;
 pub mod push;
 #[cfg(test)]
 mod told;
 pub mod topics;
+mod user;
+pub mod versioned;
 pub mod watch;
+pub mod wgl;
 
 use crate::history::History;
 use crate::verdict::Checked;

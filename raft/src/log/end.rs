@@ -77,7 +77,7 @@ impl EndMark {
     }
 }
 
-fn slot(times: u64, end: u64) -> [u8; SLOT_BYTES] {
+pub(super) fn slot(times: u64, end: u64) -> [u8; SLOT_BYTES] {
     let mut bytes = [0; SLOT_BYTES];
     bytes[..4].copy_from_slice(MAGIC);
     bytes[4..12].copy_from_slice(&times.to_be_bytes());
@@ -88,7 +88,7 @@ fn slot(times: u64, end: u64) -> [u8; SLOT_BYTES] {
 }
 
 /// How often the mark was written, and the end of the log.
-fn read(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, u64)> {
+pub(super) fn read(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, u64)> {
     let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("a slice of eight bytes"));
     let (times, end) = (word(4), word(12));
     (slot(times, end) == *bytes).then_some((times, end))

@@ -7,6 +7,8 @@
 mod chunks;
 mod end;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod record;
 mod recovery;
 #[cfg(test)]

@@ -125,7 +125,7 @@ pub(super) fn chunks(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// How many bytes of the newest file are whole records. The rest is a torn write, or this is an error. What the records append and
 /// don't take back is added to `entries`.
-fn readable(
+pub(super) fn readable(
     file: &Path,
     bytes: &[u8],
     entries: &mut VecDeque<(DiskLogId, DiskPayload)>,
@@ -140,8 +140,8 @@ fn readable(
                         entries.push_back((id, payload));
                     }
                     RaftLogRecord::Action(RaftLogAction::TruncateAfter(keep)) => {
-                        let next = keep.map_or(0, |keep| keep.index + 1);
-                        entries.truncate(entries.partition_point(|(id, _)| id.index < next));
+                        let kept = |id: &DiskLogId| keep.is_some_and(|keep| id.index <= keep.index);
+                        entries.truncate(entries.partition_point(|(id, _)| kept(id)));
                     }
                     _ => {}
                 }
@@ -243,15 +243,59 @@ fn checkpoint_extent(body: &[u8]) -> Extent {
     Extent::Fixed(TYPE_BYTES + length + CHECKSUM_BYTES)
 }
 
-/// Whether a sector's worth of `from..to` was never written. Sectors are counted from the start of the file.
+/// Whether a sector's worth of the record at `from..to` was never written. Sectors are counted from the start of the file.
 fn has_zero_sector(bytes: &[u8], from: usize, to: usize) -> bool {
     let mut start = from;
     while start < to {
         let end = ((start / SECTOR_BYTES + 1) * SECTOR_BYTES).min(to);
-        if bytes[start..end].iter().all(|byte| *byte == 0) {
+        // Every record begins with zeros, those of its type: where a sector has no more of it, they say nothing.
+        if end - from >= TYPE_BYTES && bytes[start..end].iter().all(|byte| *byte == 0) {
             return true;
         }
         start = end;
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+    use raft_log::codeq::Encode;
+
+    use super::*;
+    use crate::entry::{Data, Entry};
+    use crate::fuzz::log_id;
+
+    fn record(index: u64, bytes: usize) -> Vec<u8> {
+        let log_id = log_id(7, index);
+        let entry = Entry { log_id, payload: EntryPayload::Normal(Data(vec![b'x'; bytes].into())) };
+        let mut record = Vec::new();
+        let action = RaftLogAction::Append(DiskLogId::from(&log_id), DiskPayload::of(&entry));
+        RaftLogRecord::<Records>::Action(action).encode(&mut record).unwrap();
+        record
+    }
+
+    #[test]
+    fn a_record_that_begins_at_the_end_of_a_sector_is_no_torn_write_for_that() {
+        let around = record(0, 0).len();
+        for begins in SECTOR_BYTES - 6..=SECTOR_BYTES + 6 {
+            let mut bytes = record(0, begins - around);
+            assert_eq!(bytes.len(), begins);
+            bytes.extend(record(1, 600));
+            bytes[begins + 300] ^= 1;
+            let found = readable(Path::new("log"), &bytes, &mut VecDeque::new());
+            let Err(RecoveryError::Damaged { offset, .. }) = found else { panic!("begins at {begins}: {found:?}") };
+            assert_eq!(offset, Some(begins as u64));
+        }
+    }
+
+    #[test]
+    fn an_index_beyond_all_entries_is_read() {
+        let mut bytes = record(3, 10);
+        let action = RaftLogAction::TruncateAfter(Some(DiskLogId::from(&log_id(7, u64::MAX))));
+        RaftLogRecord::<Records>::Action(action).encode(&mut bytes).unwrap();
+        let mut entries = VecDeque::new();
+        assert_eq!(readable(Path::new("log"), &bytes, &mut entries).unwrap(), bytes.len());
+        assert_eq!(entries.len(), 1);
+    }
 }

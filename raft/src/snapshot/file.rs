@@ -9,6 +9,9 @@
 //! The same bytes lie on disk, travel to other members, and are a backup. A block can't be exchanged for another one: its
 //! checksum also covers its position. The SHA-256 is that of the state: members with equal states have equal ones.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};

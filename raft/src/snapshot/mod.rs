@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::file::fuzz;
 pub(crate) use self::file::{BlockReader, BlockWriter, FORMAT, Head};
 use crate::entry::LogId;
 use crate::machine::{Frozen, StateMachine};

@@ -82,6 +82,19 @@ impl Alone {
         })
     }
 
+    /// Goes on with another state.
+    pub(super) fn begin_with(&self, directory: Directory) {
+        self.view.revision.send_replace(directory.revision());
+        *self.view.directory.lock().unwrap() = directory;
+        self.pushed.lock().unwrap().clear();
+        self.feeds.lock().unwrap().clear();
+    }
+
+    /// The state as of now.
+    pub(super) fn directory(&self) -> Directory {
+        self.view.directory.lock().unwrap().clone()
+    }
+
     /// Changes what is told.
     pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
         let mut told = self.told.lock().unwrap();

@@ -1,6 +1,5 @@
 //! The API over real sockets, in front of the real state machine.
 
-mod backend;
 mod control;
 mod edges;
 mod members;
@@ -20,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::alone as backend;
 use super::{ApiLimits, router};
 use crate::net::http::{Client, ServeLimits, serve};
 use crate::net::{self, Listener};

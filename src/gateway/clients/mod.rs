@@ -5,6 +5,8 @@
 
 mod farewell;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod handle;
 mod hello;
 mod hub;

@@ -95,7 +95,7 @@ fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Box<Arrival>, Response<Bo
 
 /// What the query says.
 #[derive(Debug, Default)]
-struct Asked {
+pub(super) struct Asked {
     user: Option<String>,
     device: Option<String>,
     has_token: bool,
@@ -104,7 +104,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(uri: &Uri) -> Option<Self> {
+    pub(super) fn read(uri: &Uri) -> Option<Self> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
         let mut asked = Self::default();
         for (name, value) in pairs {
@@ -121,7 +121,7 @@ impl Asked {
     }
 
     /// Who the client is; without a user its first frame tells.
-    fn connect(self) -> Option<Connect> {
+    pub(super) fn connect(self) -> Option<Connect> {
         self.user.as_ref()?;
         let refusal = frames::not_offered(self.topics, self.resume)
             .map(|message| frames::text(&frames::error(None, "not_implemented", message)));
@@ -130,7 +130,7 @@ impl Asked {
 }
 
 /// The key of a WebSocket handshake.
-fn handshake_key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+pub(super) fn handshake_key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
     let has = |name, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
@@ -150,7 +150,7 @@ fn handshake_key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
     })
 }
 
-fn protocols(headers: &HeaderMap) -> Vec<&str> {
+pub(super) fn protocols(headers: &HeaderMap) -> Vec<&str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).collect()
 }
@@ -171,7 +171,7 @@ fn switching(key: &HeaderValue, choose: bool) -> Response<Body> {
 }
 
 /// An answer instead of an upgrade.
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     code: ErrorCode,
     message: String,
@@ -191,7 +191,7 @@ impl Refusal {
         self
     }
 
-    fn response(self) -> Response<Body> {
+    pub(super) fn response(self) -> Response<Body> {
         let Self { status, code, message, temporary, .. } = self;
         let error = ErrorDetail { code, message, temporary, applied: None, leader: None, owner: None };
         let body = serde_json::to_vec(&ErrorBody { error, more: serde_json::Map::new() });

@@ -1,0 +1,5 @@
+//! Messages between processes of the cluster.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| switchboard::fuzz::peer_messages(data));
