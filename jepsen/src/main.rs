@@ -1,6 +1,18 @@
-//! The failure tests of Switchboard. The workloads arrive with their own change; until then the command says so and fails.
+//! Failure tests of Switchboard, from the command line.
 
-fn main() -> std::process::ExitCode {
-    eprintln!("jepsen: no workload is available yet; the failure tests that exist run with `cargo test`");
-    std::process::ExitCode::FAILURE
+use std::process::ExitCode;
+
+use clap::Parser;
+use jepsen::simulation;
+
+#[derive(Parser)]
+enum Verb {
+    /// Run the whole cluster in simulated time, with faults drawn from seeds.
+    Simulate(simulation::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Verb::parse() {
+        Verb::Simulate(arguments) => simulation::run(&arguments),
+    }
 }

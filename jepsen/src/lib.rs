@@ -1,0 +1,3 @@
+//! Failure tests of Switchboard.
+
+pub mod simulation;
