@@ -14,6 +14,14 @@ thread_local! {
     });
 }
 
+/// How the maps of the processes' own tables hash. In a simulation, where the order in them must not differ between two runs,
+/// without a choice.
+#[cfg(not(feature = "simulation"))]
+pub type Hashing = foldhash::fast::RandomState;
+/// As above.
+#[cfg(feature = "simulation")]
+pub type Hashing = foldhash::fast::FixedState;
+
 /// Makes every later choice follow from `seed` (not 0). To be called before any other thread starts.
 pub fn seed(seed: u64) {
     SEED.store(seed, Ordering::Relaxed);

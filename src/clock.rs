@@ -7,12 +7,20 @@ use rustix::time::{ClockId, clock_gettime};
 /// Time since the machine started, counting sleep: what a gateway's lease is measured with, because a machine that was
 /// suspended must find its lease over.
 pub fn boottime() -> Duration {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = crate::simulation::world() {
+        return world.boottime();
+    }
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).expect("a kernel keeps nanoseconds below 10^9"))
 }
 
 /// Wall clock, milliseconds since 1970. Data for people; nothing is decided by it.
 pub fn wall_ms() -> u64 {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = crate::simulation::world() {
+        return world.wall_ms();
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -21,6 +21,8 @@ pub mod peer;
 pub mod push;
 pub mod roles;
 pub mod shutdown;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod telemetry;
 pub mod threads;
 pub mod view;

@@ -7,10 +7,23 @@
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinError;
 
-/// The threads. They end with this; what still runs on them is left behind.
+/// The threads. They end with this; what still runs on them is left behind. A simulation has none but its own.
 #[derive(Debug)]
 pub struct Threads(Option<Runtime>);
+
+/// Does `work` apart from the async workers, which it would hold for too long, and waits for it. A simulation does it at once.
+///
+/// # Errors
+/// When the work panicked, or the process is about to end.
+pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    #[cfg(feature = "simulation")]
+    if crate::simulation::world().is_some() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
 
 impl Threads {
     /// Starts so many, under a name for debuggers.
@@ -18,13 +31,17 @@ impl Threads {
     /// # Errors
     /// When the process may not have more threads.
     pub fn start(count: usize, name: &str) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if crate::simulation::world().is_some() {
+            return Ok(Self(None));
+        }
         let runtime = Builder::new_multi_thread().worker_threads(count).thread_name(name).enable_all().build()?;
         Ok(Self(Some(runtime)))
     }
 
     /// Where to spawn what shall run on them.
     pub fn handle(&self) -> Handle {
-        self.0.as_ref().expect("it is taken only when this is dropped").handle().clone()
+        self.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cluster::{HarnessError, Network, Plan};
 use crate::nemesis::{self, FAULTS, Fault};
 use crate::report::{self, About, runs};
 use crate::run::{self, Results, Settings};
+use crate::simulation;
 use crate::workload::{WORKLOADS, Workload};
 
 /// The harness failed: neither valid, invalid nor unknown.
@@ -41,6 +42,8 @@ enum Verb {
         #[arg(required = true)]
         folders: Vec<PathBuf>,
     },
+    /// Runs the whole cluster in simulated time, with faults drawn from seeds.
+    Simulate(simulation::Arguments),
     /// Lists workloads and faults.
     List,
 }
@@ -114,6 +117,7 @@ pub fn run() -> ExitCode {
         Verb::Test(arguments) => test(&arguments),
         Verb::Check { folder } => check(&folder),
         Verb::Runs { folders } => return exit(table(&folders)),
+        Verb::Simulate(arguments) => return simulation::run(&arguments),
         Verb::List => {
             list();
             return ExitCode::SUCCESS;

@@ -19,5 +19,6 @@ pub mod history;
 pub mod nemesis;
 pub mod report;
 pub mod run;
+pub mod simulation;
 pub mod verdict;
 pub mod workload;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
+use crate::blocking;
 use crate::counters::Counting;
 use crate::entry::{Entry, Group, LogId, Seat, SnapshotMeta, StoredMembership};
 use crate::failure::{is_of_disk, of_disk};
@@ -232,7 +233,7 @@ impl RaftStateMachine<Group> for Applier {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let (machine, snapshots) = (self.machine.clone(), self.snapshots.clone());
-        let installed = tokio::task::spawn_blocking(move || {
+        let installed = blocking::run(move || {
             // First the file, durably, then the state: openraft purges the log after this.
             let installed = snapshots.install(&snapshot)?;
             catch_unwind(AssertUnwindSafe(|| installed.restore(&*machine))).map_err(|_| panicked())??;
@@ -277,7 +278,7 @@ impl RaftSnapshotBuilder<Group> for Builder {
             }
             let began = Instant::now();
             let (head, snapshots) = (self.head.clone(), self.snapshots.clone());
-            let written = tokio::task::spawn_blocking(move || (snapshots.write(head, &*frozen), frozen));
+            let written = blocking::run(move || (snapshots.write(head, &*frozen), frozen));
             let written = written.await.map_err(io::Error::other)?;
             frozen = written.1;
             match written.0 {

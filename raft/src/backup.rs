@@ -7,6 +7,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 
+use crate::blocking;
 use crate::machine::StateMachine;
 use crate::settings::{Addresses, NodeId};
 use crate::snapshot::{self, FORMAT, SnapshotFile};
@@ -93,7 +94,7 @@ impl Backup {
     /// Its bytes in order, in parts, each read when it is asked for. Must be polled within a tokio runtime.
     pub fn parts(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
         stream::try_unfold((self.file, 0), |(file, at)| async move {
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking::run(move || {
                 let mut part = BytesMut::zeroed(PART_BYTES);
                 let read = file.read_at(&mut part, at)?;
                 part.truncate(read);

@@ -8,7 +8,7 @@
 //! `propose`, `reads` and `status` are what it gets. Below are `start` (from disk to running), `founding` (how a cluster
 //! begins), `seed` (how one begins with an old state), `members`, `change` and `handover` (how it changes), `leaving` (how a
 //! member's part ends), `identity`, `roster`, `apply`, `log`, `snapshot`, `compaction`, `backup`, `offline` and `net`; `space`,
-//! `short` and `failure` are about disks that fill up or fail.
+//! `short` and `failure` are about disks that fill up or fail; `blocking` and `simulation` about where work is done.
 //!
 //! Invariants:
 //! - Votes, entries, marks and snapshots are durable before anyone is told of them; one ordered stream per member.
@@ -20,6 +20,7 @@
 
 mod apply;
 mod backup;
+mod blocking;
 mod change;
 mod compaction;
 mod counters;
@@ -47,6 +48,8 @@ mod roster;
 mod seed;
 mod settings;
 mod short;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod snapshot;
 mod space;
 mod start;

@@ -34,10 +34,13 @@ pub enum LogEngine {
     RaftLog,
     /// The `sled` crate: a log-structured tree.
     Sled,
+    /// Memory, on a simulated disk.
+    #[cfg(feature = "simulation")]
+    Memory,
 }
 
 impl LogEngine {
-    /// Every engine.
+    /// Every engine that keeps anything.
     pub const ALL: [LogEngine; 2] = [LogEngine::RaftLog, LogEngine::Sled];
 }
 
@@ -47,6 +50,8 @@ impl fmt::Display for LogEngine {
         f.write_str(match self {
             LogEngine::RaftLog => "raft-log",
             LogEngine::Sled => "sled",
+            #[cfg(feature = "simulation")]
+            LogEngine::Memory => "memory",
         })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::blocking;
 use crate::members::Members;
 use crate::settings::NodeId;
 use crate::space::{Headroom, LOOK_EVERY, Space};
@@ -91,7 +92,7 @@ impl Shortage {
             sleep(LOOK_EVERY).await;
             let own = self.own.clone();
             // A disk may take its time, also to answer this.
-            if tokio::task::spawn_blocking(move || own.look()).await.is_err() {
+            if blocking::run(move || own.look()).await.is_err() {
                 return;
             }
             let heard = *self.heard.lock().expect("nothing panics while it holds this");

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::apply::{Applier, Progress};
 use crate::backup::sync_dir;
+use crate::blocking;
 use crate::compaction::Behind;
 use crate::counters::{Counting, LogCounters};
 use crate::entry::Group;
@@ -302,7 +303,7 @@ pub(crate) async fn build(
     let config = config(settings)?;
     let counting = Arc::new(Counting::default());
     let (of_disk, counters) = (settings.clone(), counting.log.clone());
-    let opened = tokio::task::spawn_blocking(move || open_disk(&of_disk, counters));
+    let opened = blocking::run(move || open_disk(&of_disk, counters));
     let disk = opened.await.map_err(|e| StartError::Restore(e.to_string()))??;
     let local = Arc::new(Local {
         cluster: settings.cluster.clone(),

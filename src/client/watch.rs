@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::net::ReadHalf;
 use crate::net::framed::{self, FrameReader};
 use crate::peer;
 use crate::wire::peer::{ClusterMark, Hello, Stamp, WatchFrame};
@@ -22,7 +22,7 @@ const WRITE_STALL: Duration = Duration::from_secs(5);
 /// where this one ended.
 #[derive(Debug)]
 pub struct WatchStream {
-    reader: FrameReader<OwnedReadHalf>,
+    reader: FrameReader<ReadHalf>,
     stamps: mpsc::Sender<Bytes>,
     node: String,
     cluster: Option<ClusterMark>,

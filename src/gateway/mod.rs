@@ -22,6 +22,8 @@ mod lease;
 mod meters;
 mod ours;
 mod peers;
+#[cfg(feature = "simulation")]
+pub mod probe;
 mod registrar;
 mod replica;
 mod running;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +13,7 @@ use super::delivery::Deliveries;
 use super::settings::PeerLimits;
 use crate::net::framed::{self, FrameReader};
 use crate::net::{Listener, Stream};
+use crate::net::{ReadHalf, WriteHalf};
 use crate::peer::{Greeted, Identity, greet};
 use crate::wire::peer::{Deliver, Delivered, Purpose};
 
@@ -70,8 +70,8 @@ async fn serve(stream: Stream, me: &Identity, deliveries: &Deliveries, deliverie
 
 /// Deliveries enter the outboxes in the order in which they arrive; they are answered in any order.
 async fn serve_link(
-    mut reader: FrameReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    mut reader: FrameReader<ReadHalf>,
+    writer: WriteHalf,
     deliveries: &Deliveries,
     deliveries_max: usize,
 ) -> io::Result<()> {

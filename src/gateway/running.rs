@@ -59,6 +59,9 @@ pub struct Running {
     /// Where other processes of the cluster connect.
     pub peer: SocketAddr,
     life: JoinSet<Result<(), ExitReason>>,
+    /// What a simulation sees of it.
+    #[cfg(feature = "simulation")]
+    pub probe: super::probe::Probe,
 }
 
 impl Running {
@@ -93,9 +96,18 @@ impl Gateway {
         let (clients, api, peer) = (listeners.clients.address(), listeners.api.address(), listeners.peer.address());
         let addresses = advertised(&settings, clients, api, peer);
         let parts = Parts::build(settings, listeners, addresses, Threads::start(1, "lease")?);
+        #[cfg(feature = "simulation")]
+        let probe = super::probe::Probe::new(&parts.hub);
         let mut life = JoinSet::new();
         life.spawn(parts.live(stop, kill));
-        Ok(Running { clients, api, peer, life })
+        Ok(Running {
+            clients,
+            api,
+            peer,
+            life,
+            #[cfg(feature = "simulation")]
+            probe,
+        })
     }
 }
 

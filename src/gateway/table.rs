@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use super::clients::{Farewell, Handle};
+use crate::chance::Hashing;
 use crate::directory::Serial;
 
 /// Connections by serial. Entered when a registration is asked for, left when the socket is closed.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    handles: HashMap<Serial, Arc<Handle>, RandomState>,
+    handles: HashMap<Serial, Arc<Handle>, Hashing>,
     draining: AtomicBool,
 }
 

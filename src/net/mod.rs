@@ -1,19 +1,25 @@
 //! Every listener and connector. Nothing else in the service opens a socket, so that a simulator can stand in here.
 //!
+//! - `sockets`, or `simulated`: the streams themselves
 //! - [`framed`]: length-prefixed binary frames
 //! - [`http`]: serving HTTP with limits, and the client
 
 pub mod framed;
 pub mod http;
+#[cfg(feature = "simulation")]
+mod simulated;
+pub mod sockets;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, lookup_host};
-
-/// A connection.
-pub type Stream = tokio::net::TcpStream;
+#[cfg(feature = "simulation")]
+use simulated as streams;
+#[cfg(not(feature = "simulation"))]
+use sockets as streams;
+pub use streams::{ReadHalf, Stream, WriteHalf, moved_here};
+use tokio::net::lookup_host;
 
 /// Longest wait for a connection to be accepted by the other side.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,17 +27,16 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
-    inner: TcpListener,
+    inner: streams::Bound,
     address: SocketAddr,
 }
 
 impl Listener {
     /// Binds `address` (`host:port`, port 0 for any free one).
     pub async fn bind(address: &str) -> io::Result<Self> {
-        let inner = TcpListener::bind(address)
+        let (inner, address) = streams::bind(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
-        let address = inner.local_addr()?;
         Ok(Self { inner, address })
     }
 
@@ -44,12 +49,8 @@ impl Listener {
     /// logged, because a listener that dies of one takes the process with it.
     pub async fn accept(&self) -> (Stream, SocketAddr) {
         loop {
-            match self.inner.accept().await {
-                Ok((stream, from)) => {
-                    // A frame is written whole; waiting for more to send with it only adds delay.
-                    let _ = stream.set_nodelay(true);
-                    return (stream, from);
-                }
+            match streams::accept(&self.inner).await {
+                Ok(accepted) => return accepted,
                 Err(error) => {
                     tracing::warn!(listener = %self.address, %error, "a connection could not be accepted; trying again");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -61,17 +62,8 @@ impl Listener {
 
 /// Connects to `address` (`host:port`), within [`CONNECT_TIMEOUT`].
 pub async fn connect(address: &str) -> io::Result<Stream> {
-    let attempt = async {
-        let stream = Stream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// A connection that was accepted by another runtime, from now on in the hands of the current one.
-pub fn moved_here(stream: Stream) -> io::Result<Stream> {
-    Stream::from_std(stream.into_std()?)
+    let attempt = tokio::time::timeout(CONNECT_TIMEOUT, streams::connect(address));
+    attempt.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Whether everything that listens on `address` can be reached from this machine only.

@@ -7,10 +7,11 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::OnceCell;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::JoinError;
 
 use super::lines;
 use crate::directory::{ConnectionId, Directory, Epoch, Event, Reason, Revision, Serial, SessionEnd};
+use crate::threads;
 
 /// Memory of a connection in the list beside its user's name, by estimate: the row, and what an allocator adds to a name.
 const ROW_BYTES: usize = size_of::<Closing>() + 32;
@@ -72,7 +73,7 @@ impl End {
     pub(super) async fn closings(&self) -> Result<Arc<Closings>, JoinError> {
         let listed = self.listed.get_or_try_init(async || {
             let (frozen, epoch) = (self.frozen(), self.epoch);
-            spawn_blocking(move || Arc::new(frozen.map_or_else(Closings::none, |frozen| list(&frozen, epoch)))).await
+            threads::apart(move || Arc::new(frozen.map_or_else(Closings::none, |frozen| list(&frozen, epoch)))).await
         });
         listed.await.map(Arc::clone)
     }

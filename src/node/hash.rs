@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::replicated::{At, Replicated};
 use crate::api::{HashAsk, StateRefused};
 use crate::directory::{Directory, Revision};
+use crate::threads;
 use crate::wire::http::{INVARIANTS_HOLD, StateHash, hex};
 
 /// Requests at once, each with a frozen copy. One is worked on, the rest wait.
@@ -64,7 +65,7 @@ impl Hashes {
             return Ok(known);
         }
         // The copy is dropped there, too, which takes milliseconds.
-        let hash = tokio::task::spawn_blocking(move || hash_of(&frozen, check)).await;
+        let hash = threads::apart(move || hash_of(&frozen, check)).await;
         let hash =
             hash.map_err(|error| StateRefused::Unavailable(format!("the state could not be hashed: {error}")))?;
         self.newest().replace(hash.clone());

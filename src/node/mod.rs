@@ -40,6 +40,8 @@ mod members;
 mod meters;
 pub mod offline;
 mod parts;
+#[cfg(feature = "simulation")]
+pub mod probe;
 mod proposals;
 mod releases;
 mod replicated;
@@ -99,6 +101,9 @@ pub struct Node {
     end: CancellationToken,
     /// Those of the log; after everything else.
     _threads: Threads,
+    /// What a simulation sees of it.
+    #[cfg(feature = "simulation")]
+    pub probe: probe::Probe,
 }
 
 /// Why a node could not start.
@@ -137,9 +142,21 @@ impl Node {
         let threads = Threads::start(THREADS, "raft")?;
         let (parts, queues) = Parts::open(settings, api_address, peer_address, threads.handle()).await?;
         let raft = parts.raft.clone();
+        #[cfg(feature = "simulation")]
+        let probe = parts.probe();
         let end = CancellationToken::new();
         let tasks = parts.run(queues, api, peer, &end);
-        Ok(Self { api: api_address, peer: peer_address, raft, tasks, stop, end, _threads: threads })
+        Ok(Self {
+            api: api_address,
+            peer: peer_address,
+            raft,
+            tasks,
+            stop,
+            end,
+            _threads: threads,
+            #[cfg(feature = "simulation")]
+            probe,
+        })
     }
 
     /// Runs until the node is told to stop, or can't go on.

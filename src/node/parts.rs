@@ -151,6 +151,11 @@ impl Parts {
         tasks
     }
 
+    #[cfg(feature = "simulation")]
+    pub(super) fn probe(&self) -> super::probe::Probe {
+        super::probe::Probe::new(self.raft.clone(), Arc::clone(&self.state))
+    }
+
     fn requests(&self) -> Requests {
         let (cluster, from) = (self.identity.cluster.clone(), self.identity.name.clone());
         Requests {

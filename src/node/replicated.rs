@@ -147,6 +147,10 @@ impl StateMachine for Replicated {
             self.awaited.reached(&directory);
             applied
         };
+        #[cfg(feature = "simulation")]
+        if let Some(world) = crate::simulation::world() {
+            world.applied(index, &entry);
+        }
         if let Some(reply) = reply {
             self.meters.count(&entry, &applied.outcomes);
             *reply = postcard::to_allocvec(&applied.outcomes).expect("outcomes have a binary form");

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard_raft::Raft;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -17,7 +16,7 @@ use super::deaths::{Kept, Suspects};
 use super::requests::Requests;
 use super::watch::Watches;
 use crate::net::framed::{self, FrameReader};
-use crate::net::{self, Listener};
+use crate::net::{self, Listener, ReadHalf, WriteHalf};
 use crate::peer::{Greeted, Identity, greet};
 use crate::wire::peer::{ClusterMark, Hello, Purpose, Request, Response};
 
@@ -105,7 +104,7 @@ impl Streams {
     }
 
     /// Serves requests, and notices when the process that kept sessions by them may be gone.
-    async fn keep(&self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> io::Result<()> {
+    async fn keep(&self, reader: FrameReader<ReadHalf>, writer: WriteHalf) -> io::Result<()> {
         let mut kept = Kept::default();
         let ended = self.control(reader, writer, &mut kept).await;
         self.suspects.tell(kept);
@@ -114,12 +113,7 @@ impl Streams {
 
     /// Reads requests, begins them in order, and writes answers as they come. `kept` are the sessions that the caller
     /// keeps.
-    async fn control(
-        &self,
-        mut reader: FrameReader<OwnedReadHalf>,
-        writer: OwnedWriteHalf,
-        kept: &mut Kept,
-    ) -> io::Result<()> {
+    async fn control(&self, mut reader: FrameReader<ReadHalf>, writer: WriteHalf, kept: &mut Kept) -> io::Result<()> {
         let (answers, mut queue) = mpsc::channel::<Bytes>(ANSWERS_MAX);
         let mut under_way = JoinSet::new();
         let writing = framed::write_all(writer, &mut queue, WRITE_STALL);
@@ -148,10 +142,7 @@ impl Streams {
 }
 
 /// Both halves of a stream that was greeted by another runtime, from now on in the hands of the current one.
-fn moved_here(
-    reader: FrameReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
-) -> io::Result<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
+fn moved_here(reader: FrameReader<ReadHalf>, writer: WriteHalf) -> io::Result<(FrameReader<ReadHalf>, WriteHalf)> {
     let mut moved = None;
     let reader = reader.replaced(|read| {
         let stream = read.reunite(writer).map_err(io::Error::other)?;

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use super::replicated::Replicated;
 use crate::api::{StateRefused, TopicsAsk};
 use crate::directory::{Directory, Topic};
+use crate::threads;
 use crate::view::At;
 use crate::wire::http::TopicCount;
 
@@ -34,7 +35,7 @@ impl Topics {
         let _alone = self.at_work.lock().await;
         let frozen = self.state.frozen();
         // The copy is dropped there, too, which takes milliseconds.
-        let listed = tokio::task::spawn_blocking(move || most(&frozen, &ask)).await;
+        let listed = threads::apart(move || most(&frozen, &ask)).await;
         listed.map_err(|error| StateRefused::Unavailable(format!("the topics could not be listed: {error}")))
     }
 }

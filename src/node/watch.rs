@@ -10,7 +10,6 @@ use bytes::{BufMut, BytesMut};
 use metrics::Histogram;
 use switchboard_raft::Raft;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -21,6 +20,7 @@ use super::view::Confirmed;
 use super::watch_hub::{Compacted, Position, WatchHub};
 use crate::directory::{ConnectionId, Directory, Revision};
 use crate::net::framed::{self, FrameReader};
+use crate::net::{ReadHalf, WriteHalf};
 use crate::wire::peer::{Stamp, WatchFrame, WatchFrom};
 
 /// Connections in one chunk of a snapshot.
@@ -58,7 +58,7 @@ type Confirmation = Pin<Box<dyn Future<Output = (u64, Option<Revision>)> + Send>
 /// One watch.
 struct Watcher<'a> {
     of: &'a Watches,
-    writer: OwnedWriteHalf,
+    writer: WriteHalf,
     /// Everything up to here was sent.
     cursor: Revision,
     position: watch::Receiver<Position>,
@@ -73,8 +73,8 @@ impl Watches {
     pub(super) async fn serve(
         &self,
         start: WatchFrom,
-        mut stamps: FrameReader<OwnedReadHalf>,
-        writer: OwnedWriteHalf,
+        mut stamps: FrameReader<ReadHalf>,
+        writer: WriteHalf,
     ) -> io::Result<()> {
         let _watching = Watching::begin(&self.process);
         let position = self.hub.follow();
@@ -114,7 +114,7 @@ impl Watcher<'_> {
     }
 
     /// Sends changes as they come, and answers stamps.
-    async fn follow(&mut self, stamps: &mut FrameReader<OwnedReadHalf>) -> io::Result<()> {
+    async fn follow(&mut self, stamps: &mut FrameReader<ReadHalf>) -> io::Result<()> {
         let mut newest_stamp: Option<u64> = None;
         let mut confirming: Option<(Instant, Confirmation)> = None;
         let began = Instant::now();

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bytes::Bytes;
 use postcard::ser_flavors;
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_blocking;
 
 use super::closings::End;
 use super::lines;
 use super::trail::{Place, STEP_BYTES, Trail};
 use crate::directory::{Directory, Event, Revision, SessionEnd};
 use crate::net::framed;
+use crate::threads;
 use crate::wire::peer::WatchFrame;
 
 /// Events that are freed where changes are published. A large ending takes the place of hundreds of thousands at once, which
@@ -351,7 +351,7 @@ impl WatchHub {
             tokio::task::yield_now().await;
         }
         let dropped = std::mem::take(&mut *self.dropped());
-        if dropped.is_empty() { Ok(()) } else { spawn_blocking(move || drop(dropped)).await }
+        if dropped.is_empty() { Ok(()) } else { threads::apart(move || drop(dropped)).await }
     }
 
     fn settled_one(&self, change: &Arc<Change>) {

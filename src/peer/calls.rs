@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::dial;
 use crate::net::framed::{self, FrameReader};
+use crate::net::{ReadHalf, WriteHalf};
 use crate::wire::peer::{ClusterMark, Delivered, Hello, Response};
 
 /// Requests that wait to be written: enough to fill a write, few enough to notice a stream that does not move.
@@ -146,14 +146,14 @@ impl<A> Shared<A> {
     }
 }
 
-async fn write<A>(to: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>, shared: Arc<Shared<A>>) {
+async fn write<A>(to: WriteHalf, mut queue: mpsc::Receiver<Bytes>, shared: Arc<Shared<A>>) {
     if let Err(error) = framed::write_all(to, &mut queue, WRITE_STALL).await {
         tracing::debug!(%error, "a stream of requests broke while writing");
     }
     shared.give_up();
 }
 
-async fn read<A: Answered>(mut from: FrameReader<OwnedReadHalf>, shared: Arc<Shared<A>>) {
+async fn read<A: Answered>(mut from: FrameReader<ReadHalf>, shared: Arc<Shared<A>>) {
     loop {
         match from.next::<A>().await {
             Ok(Some(answer)) => {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::net::framed::{self, FrameReader};
-use crate::net::{self, Stream};
+use crate::net::{self, ReadHalf, Stream, WriteHalf};
 use crate::wire::peer::{ClusterMark, FRAME_BYTES_MAX, Hello, HelloAnswer, PREAMBLE, SPEAKS, common_version};
 
 /// First bytes of a stream that belongs to `raft/`.
@@ -35,9 +34,9 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Dialed {
     /// Frames from the other side.
-    pub reader: FrameReader<OwnedReadHalf>,
+    pub reader: FrameReader<ReadHalf>,
     /// To the other side.
-    pub writer: OwnedWriteHalf,
+    pub writer: WriteHalf,
     /// Role and name of the process that answered.
     pub name: String,
     /// Names that process.
@@ -56,9 +55,9 @@ pub enum Greeted {
         /// What the caller said.
         hello: Hello,
         /// Frames from the caller.
-        reader: FrameReader<OwnedReadHalf>,
+        reader: FrameReader<ReadHalf>,
         /// To the caller.
-        writer: OwnedWriteHalf,
+        writer: WriteHalf,
     },
 }
 
@@ -127,7 +126,7 @@ async fn greet_in_time(mut stream: Stream, me: &Identity, cluster: Option<Cluste
 }
 
 /// Tells the caller why it is not served.
-async fn refuse(writer: &mut OwnedWriteHalf, caller: &str, why: String) -> io::Result<Greeted> {
+async fn refuse(writer: &mut WriteHalf, caller: &str, why: String) -> io::Result<Greeted> {
     framed::write(writer, &HelloAnswer::Refused { why: why.clone() }).await?;
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{caller}: {why}")))
 }

@@ -7,6 +7,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "simulation")]
+use super::memory;
 use super::record::{DiskLogId, DiskPayload, DiskVote, Owner};
 use super::{chunks, tree};
 use crate::counters::LogCounters;
@@ -31,6 +33,7 @@ impl Marks {
 }
 
 /// What is written. The caller has checked it against the marks.
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) enum Record {
     Owner(Owner),
     Vote(DiskVote),
@@ -44,7 +47,7 @@ pub(super) enum Record {
 }
 
 /// Waits for a flush that was begun. The engine may be read meanwhile.
-pub(super) type Flushing = Box<dyn FnOnce() -> io::Result<()>>;
+pub(super) type Flushing = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Entries as they are read, in order.
 pub(super) type Entries<'a> = Box<dyn Iterator<Item = io::Result<(DiskLogId, DiskPayload)>> + 'a>;
@@ -100,5 +103,7 @@ pub(super) fn open(
     Ok(match kind {
         LogEngine::RaftLog => Box::new(chunks::Chunks::open(dir, durable, limits, counters)?),
         LogEngine::Sled => Box::new(tree::Tree::open(dir, durable, limits, counters)?),
+        #[cfg(feature = "simulation")]
+        LogEngine::Memory => Box::new(memory::Memory::open(dir, durable)?),
     })
 }

@@ -2,13 +2,16 @@
 //!
 //! The seam to openraft is its own `RaftLogStorage`, implemented once: the newest entries are in memory (`window`), and a
 //! thread of its own writes (`writer`). Underneath is one of two engines (`engine`): `chunks`, with the `raft-log` crate, which
-//! decides itself what a torn write is (`recovery`), or `tree`, with the `sled` crate.
+//! decides itself what a torn write is (`recovery`), or `tree`, with the `sled` crate. A third one, `memory`, serves the
+//! simulation.
 
 mod chunks;
 mod end;
 mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+#[cfg(feature = "simulation")]
+pub(crate) mod memory;
 mod record;
 mod recovery;
 #[cfg(test)]
@@ -22,12 +25,12 @@ use std::fs::File;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, alias};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use self::end::EndMark;
@@ -39,6 +42,7 @@ pub(crate) use self::record::Owner;
 pub(crate) use self::record::{DiskLogId, DiskVote};
 use self::window::{Window, cost};
 use self::writer::Operation;
+use crate::blocking;
 use crate::counters::LogCounters;
 use crate::entry::{Entry, Group, LogId, Vote};
 use crate::settings::{Limits, LogEngine};
@@ -85,7 +89,7 @@ impl Shared {
 /// The store that openraft drives.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    operations: Sender<Operation>,
+    operations: UnboundedSender<Operation>,
 }
 
 /// Reads the log; any number of readers, beside the store.
@@ -96,7 +100,7 @@ pub(crate) struct LogReader {
 
 /// Closes the log.
 pub(crate) struct LogCloser {
-    operations: Sender<Operation>,
+    operations: UnboundedSender<Operation>,
     closed: oneshot::Receiver<()>,
 }
 
@@ -116,7 +120,7 @@ impl LogCloser {
 
     /// Lets the disk stand still until what is returned is dropped.
     #[cfg(test)]
-    pub(crate) fn stall(&self) -> Sender<()> {
+    pub(crate) fn stall(&self) -> std::sync::mpsc::Sender<()> {
         let (to, until) = std::sync::mpsc::channel();
         self.operations.send(Operation::Stall(until)).unwrap();
         to
@@ -272,7 +276,7 @@ impl LogReader {
             return Ok(part.entries);
         }
         let (shared, on_disk) = (self.shared.clone(), part.on_disk.clone());
-        let read = tokio::task::spawn_blocking(move || shared.read_engine(on_disk, bytes_max));
+        let read = blocking::run(move || shared.read_engine(on_disk, bytes_max));
         let mut entries = read.await.map_err(io::Error::other)??;
         // What is missing may have been purged meanwhile, so it is missing at the start; a hole is never passed on.
         let joins = entries.last().is_none_or(|last| last.log_id.index + 1 == part.on_disk.end);
@@ -402,5 +406,7 @@ pub(crate) fn dir_in(data_dir: &Path, kind: LogEngine) -> PathBuf {
     data_dir.join(match kind {
         LogEngine::RaftLog => "log",
         LogEngine::Sled => "log-sled",
+        #[cfg(feature = "simulation")]
+        LogEngine::Memory => "log-memory",
     })
 }

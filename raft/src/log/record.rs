@@ -179,6 +179,12 @@ impl DiskPayload {
         }
     }
 
+    /// Bytes of the data.
+    #[cfg(feature = "simulation")]
+    pub(super) fn bytes(&self) -> u64 {
+        self.data.len() as u64
+    }
+
     pub(super) fn entry(&self, log_id: LogId) -> io::Result<Entry> {
         let payload = match self.kind {
             BLANK => EntryPayload::Blank,

@@ -8,16 +8,17 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 
 use openraft::storage::IOFlushed;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tracing::error;
 
 use super::Shared;
 use super::end::EndMark;
-use super::engine::{Engine, Record};
+use super::engine::{Engine, Flushing, Record};
 use super::record::{DiskLogId, DiskPayload, DiskVote};
 use crate::entry::Group;
 use crate::failure::of_disk;
@@ -40,7 +41,7 @@ pub(super) enum Operation {
     Close,
     /// The disk stands still until the other end is dropped.
     #[cfg(test)]
-    Stall(Receiver<()>),
+    Stall(std::sync::mpsc::Receiver<()>),
 }
 
 /// Who is told when a batch is on disk.
@@ -68,27 +69,40 @@ pub(super) fn spawn(
     shared: Arc<Shared>,
     durable: EndMark,
     closed: oneshot::Sender<()>,
-) -> io::Result<Sender<Operation>> {
-    let (operations, queue) = channel();
+) -> io::Result<UnboundedSender<Operation>> {
+    let (operations, queue) = unbounded_channel();
+    let writer = Writer { shared: shared.clone(), durable, queue, written: 0 };
+    #[cfg(feature = "simulation")]
+    if crate::simulation::is_on() {
+        tokio::spawn(async move {
+            writer.run_simulated().await;
+            close(&shared, closed);
+        });
+        return Ok(operations);
+    }
     std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
-        Writer { shared: shared.clone(), durable, queue, written: 0 }.run();
-        let engine = shared.engine.lock().expect("the engine's lock is never poisoned").take();
-        if shared.counters.failure().is_some() {
-            // Closing would try to sync once more what could not be synced; the process ends without it.
-            let _left = ManuallyDrop::new(engine);
-        } else {
-            // Closing syncs what is left and gives up the lock of the directory.
-            drop(engine);
-        }
-        let _ = closed.send(());
+        writer.run();
+        close(&shared, closed);
     })?;
     Ok(operations)
+}
+
+fn close(shared: &Shared, closed: oneshot::Sender<()>) {
+    let engine = shared.engine.lock().expect("the engine's lock is never poisoned").take();
+    if shared.counters.failure().is_some() {
+        // Closing would try to sync once more what could not be synced; the process ends without it.
+        let _left = ManuallyDrop::new(engine);
+    } else {
+        // Closing syncs what is left and gives up the lock of the directory.
+        drop(engine);
+    }
+    let _ = closed.send(());
 }
 
 struct Writer {
     shared: Arc<Shared>,
     durable: EndMark,
-    queue: Receiver<Operation>,
+    queue: UnboundedReceiver<Operation>,
     /// The engine has every entry below this index.
     written: u64,
 }
@@ -103,6 +117,14 @@ struct Batch {
     close: bool,
 }
 
+/// A batch that was written, and is now being flushed.
+struct Begun {
+    flushing: Flushing,
+    end: u64,
+    on_disk: u64,
+    at: Instant,
+}
+
 impl Writer {
     fn run(mut self) {
         loop {
@@ -112,32 +134,68 @@ impl Writer {
                 Err(e) => return self.end(&e),
             };
             let mut batch = Batch::default();
-            let outcome = self.write(first, &mut batch);
-            if let Err(e) = &outcome {
-                error!(dir = %self.shared.dir.display(), error = %e, "the log can't be written; this node must end");
-                self.shared.counters.fail(&of_disk(&self.shared.dir, e));
-            }
-            for waiting in batch.waiting {
-                waiting.tell(&outcome);
-            }
-            // Also under load, so that what is left to tidy does not grow.
-            let outcome = outcome.and_then(|()| if batch.close { Ok(false) } else { self.tidy() });
-            match outcome {
-                _ if batch.close => return,
+            let begun = self.begin(first, &mut batch);
+            let outcome = begun.and_then(|begun| self.finish(begun, &batch));
+            match self.settle(&outcome, batch) {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(e) => return self.end(&e),
-                Ok(_) => {}
             }
         }
     }
 
+    /// As `run`, as a task, on a disk that takes simulated time.
+    #[cfg(feature = "simulation")]
+    async fn run_simulated(mut self) {
+        let disk = crate::simulation::Disk::below(&self.shared.dir);
+        while let Some(first) = self.queue.recv().await {
+            let mut batch = Batch::default();
+            let begun = self.begin(first, &mut batch);
+            disk.work().await;
+            let outcome = begun.and_then(|begun| self.finish(begun, &batch));
+            match self.settle(&outcome, batch) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => {
+                    self.fail(&e);
+                    while let Some(operation) = self.queue.recv().await {
+                        if !refuse(operation, &e) {
+                            return;
+                        }
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells everyone who waits for a batch what became of it. Returns whether to go on; an error ends this log.
+    fn settle(&self, outcome: &io::Result<()>, batch: Batch) -> io::Result<bool> {
+        if let Err(e) = outcome {
+            error!(dir = %self.shared.dir.display(), error = %e, "the log can't be written; this node must end");
+            self.shared.counters.fail(&of_disk(&self.shared.dir, e));
+        }
+        for waiting in batch.waiting {
+            waiting.tell(outcome);
+        }
+        if batch.close {
+            return Ok(false);
+        }
+        match outcome {
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+            // Also under load, so that what is left to tidy does not grow.
+            Ok(()) => self.tidy().map(|_| true),
+        }
+    }
+
     /// The next operation; `None` when there will be none. While it is awaited, the engine tidies up in small steps.
-    fn next(&self) -> io::Result<Option<Operation>> {
+    fn next(&mut self) -> io::Result<Option<Operation>> {
         loop {
             match self.queue.try_recv() {
                 Ok(operation) => return Ok(Some(operation)),
                 Err(TryRecvError::Disconnected) => return Ok(None),
                 Err(TryRecvError::Empty) if self.tidy()? => {}
-                Err(TryRecvError::Empty) => return Ok(self.queue.recv().ok()),
+                Err(TryRecvError::Empty) => return Ok(self.queue.blocking_recv()),
             }
         }
     }
@@ -148,29 +206,19 @@ impl Writer {
         engine.as_mut().map_or(Ok(false), |log| log.tidy())
     }
 
-    /// Ends this log after an error.
-    fn end(&self, error: &io::Error) {
+    /// Ends this log after an error: answers everything with it.
+    fn end(mut self, error: &io::Error) {
+        self.fail(error);
+        while self.queue.blocking_recv().is_some_and(|operation| refuse(operation, error)) {}
+    }
+
+    fn fail(&self, error: &io::Error) {
         error!(%error, "the log can't be written; this node must end");
         self.shared.counters.fail(error);
-        self.refuse(error);
     }
 
-    /// Answers everything with the error that ended this log.
-    fn refuse(&self, error: &io::Error) {
-        while let Ok(operation) = self.queue.recv() {
-            let failed = Err(io::Error::new(error.kind(), error.to_string()));
-            match operation {
-                Operation::Vote(_, to) | Operation::TruncateAfter(_, to) => Waiting::Caller(to).tell(&failed),
-                Operation::Append(_, _, callback) => Waiting::Append(callback).tell(&failed),
-                Operation::Close => return,
-                #[cfg(test)]
-                Operation::Stall(_) => {}
-                Operation::Purge(_) | Operation::Committed(_) => {}
-            }
-        }
-    }
-
-    fn write(&mut self, first: Operation, batch: &mut Batch) -> io::Result<()> {
+    /// Writes what has arrived, and begins to flush it.
+    fn begin(&mut self, first: Operation, batch: &mut Batch) -> io::Result<Begun> {
         let shared = self.shared.clone();
         // Entries wait here until there is space for them; nothing of ours is locked meanwhile.
         let room = match &first {
@@ -192,17 +240,19 @@ impl Writer {
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         failed?;
-        let began = Instant::now();
+        let at = Instant::now();
         let flushing = log.flush(batch.must_sync)?;
-        let (end, on_disk) = (log.end(), log.on_disk_bytes());
-        // Readers of old entries may come in while the disk works.
-        drop(engine);
-        flushing()?;
+        Ok(Begun { flushing, end: log.end(), on_disk: log.on_disk_bytes(), at })
+    }
+
+    /// Waits until a batch is flushed. Readers of old entries may come in while the disk works.
+    fn finish(&mut self, begun: Begun, batch: &Batch) -> io::Result<()> {
+        (begun.flushing)()?;
         if batch.must_sync {
-            self.durable.reached(end)?;
-            shared.counters.synced(began.elapsed(), batch.entries, on_disk);
+            self.durable.reached(begun.end)?;
+            self.shared.counters.synced(begun.at.elapsed(), batch.entries, begun.on_disk);
         }
-        shared.window().written_below(self.written);
+        self.shared.window().written_below(self.written);
         Ok(())
     }
 
@@ -253,6 +303,20 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Answers an operation with the error that ended the log; returns whether there may be more.
+fn refuse(operation: Operation, error: &io::Error) -> bool {
+    let failed = Err(io::Error::new(error.kind(), error.to_string()));
+    match operation {
+        Operation::Vote(_, to) | Operation::TruncateAfter(_, to) => Waiting::Caller(to).tell(&failed),
+        Operation::Append(_, _, callback) => Waiting::Append(callback).tell(&failed),
+        Operation::Close => return false,
+        #[cfg(test)]
+        Operation::Stall(_) => {}
+        Operation::Purge(_) | Operation::Committed(_) => {}
+    }
+    true
 }
 
 fn next_index(id: Option<DiskLogId>) -> u64 {

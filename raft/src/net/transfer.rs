@@ -8,6 +8,7 @@ use openraft::raft::SnapshotResponse;
 use tokio::time::timeout;
 
 use super::frame::{self, SnapshotAnswer, SnapshotHead, Wire};
+use crate::blocking;
 use crate::entry::{Group, SnapshotMeta, Vote};
 use crate::settings::Limits;
 use crate::snapshot::{SnapshotFile, Snapshots};
@@ -52,7 +53,7 @@ fn answered(answer: SnapshotAnswer) -> io::Result<SnapshotResponse<Group>> {
 
 async fn read_chunk(snapshot: &SnapshotFile, at: u64, bytes_max: usize) -> io::Result<Bytes> {
     let snapshot = snapshot.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking::run(move || {
         let mut chunk = BytesMut::zeroed(CHECKSUM_BYTES + bytes_max);
         let read = snapshot.read_at(&mut chunk[CHECKSUM_BYTES..], at)?;
         if read == 0 {
@@ -88,10 +89,10 @@ pub(super) async fn receive(
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk was damaged on the way"));
         }
         received += chunk.len() as u64;
-        let written = tokio::task::spawn_blocking(move || incoming.write(&chunk).map(|()| incoming));
+        let written = blocking::run(move || incoming.write(&chunk).map(|()| incoming));
         incoming = written.await.map_err(io::Error::other)?.map_err(&blame)?;
     }
-    let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
+    let finished = blocking::run(move || incoming.finish()).await;
     let finished = finished.map_err(io::Error::other)?.map_err(&blame)?;
     same(&finished.head.meta, &head.meta)?;
     Ok(finished)

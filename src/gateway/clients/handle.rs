@@ -148,6 +148,12 @@ impl Handle {
         self.serves(&self.outbox())
     }
 
+    /// As `may_serve`, for who looks from outside.
+    #[cfg(feature = "simulation")]
+    pub(in crate::gateway) fn is_served(&self) -> bool {
+        self.may_serve()
+    }
+
     fn serves(&self, outbox: &Outbox) -> bool {
         !outbox.farewell().is_some_and(Farewell::stops_at_once)
             && outbox.bound().is_none_or(|bound| self.holds(bound.epoch))

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use foldhash::fast::RandomState;
 use papaya::HashMap;
 
+use crate::chance::Hashing;
 use crate::directory::Revision;
 
 /// Changes that are remembered, so that an answer can be taken over that is older than what is shown: a second of the
@@ -16,7 +16,7 @@ const CHANGES_MAX: usize = 65_536;
 /// The readers' side: who is held. Readers note every use.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    used: HashMap<Arc<str>, AtomicU64, RandomState>,
+    used: HashMap<Arc<str>, AtomicU64, Hashing>,
     uses: AtomicU64,
 }
 

@@ -11,11 +11,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, RwLock};
 
-use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use super::census::Census;
 use super::held::{Ages, Held as Users};
+use crate::chance::Hashing;
 use crate::directory::{Connection, ConnectionId, Epoch, Event, Revision, Session};
 use crate::view::{At, Counts, Found};
 
@@ -28,9 +28,9 @@ type OfUser = Arc<[(ConnectionId, Arc<Connection>)]>;
 /// The readers' side.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    sessions: HashMap<Epoch, Arc<Held>, RandomState>,
-    connections: HashMap<ConnectionId, Arc<Connection>, RandomState>,
-    users: HashMap<Arc<str>, OfUser, RandomState>,
+    sessions: HashMap<Epoch, Arc<Held>, Hashing>,
+    connections: HashMap<ConnectionId, Arc<Connection>, Hashing>,
+    users: HashMap<Arc<str>, OfUser, Hashing>,
     order: RwLock<BTreeSet<ConnectionId>>,
     revision: AtomicU64,
     version: AtomicU64,

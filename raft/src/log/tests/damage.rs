@@ -131,7 +131,7 @@ fn region(engine: LogEngine, files: &Files, name: &Path, at: usize) -> (&'static
         (LogEngine::RaftLog, _) => ("the last record", &[Refused]),
         (LogEngine::Sled, "db") => ("db", &[Whole, Refused]),
         (LogEngine::Sled, "conf") => ("conf", &[Whole, Refused]),
-        (LogEngine::Sled, _) => ("snap", &[Whole, Refused]),
+        _ => ("snap", &[Whole, Refused]),
     }
 }
 
