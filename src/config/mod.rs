@@ -7,12 +7,14 @@ mod dev;
 mod directory;
 mod file;
 mod gateway;
+mod policy;
 mod units;
 
 pub use dev::{DevArgs, Ports};
 pub use directory::DirectoryArgs;
 pub use file::{FileError, apply_file};
 pub use gateway::GatewayArgs;
+pub use policy::PolicyArgs;
 
 use std::time::Duration;
 
