@@ -26,6 +26,13 @@ pub fn renew_every(lease: Duration) -> Duration {
     lease / 5
 }
 
+/// How long after a stall of the leader a session goes on that had as much of its lease left before. Every gateway that is
+/// awake renews within that time: the next renewal is due after one interval at most, and one that failed during the stall
+/// is repeated sooner; the rest is for jitter, and for connecting anew to a node that had stopped answering.
+pub fn calm(lease: Duration) -> Duration {
+    renew_every(lease) * 3 / 2
+}
+
 /// Refuses a lease that one fail-over could let run out although the gateway is healthy: what is left of it when a renewal
 /// just fails must outlast two elections.
 ///

@@ -94,7 +94,7 @@ impl Directory {
         let mut retry_pause = RETRY_PAUSE.0;
         loop {
             let failure = match tokio::time::timeout_at(deadline, self.ask_once(body.clone())).await {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => return Ok(of_all_copies(answer, may_have_applied)),
                 Ok(Err(failure)) => failure,
                 Err(_) => return Err(Failure::Unknown),
             };
@@ -222,7 +222,30 @@ impl Directory {
     }
 }
 
+/// What a request came to whose last copy was answered, when an earlier one may have taken effect. It may have lifted the ban
+/// that the last one did not find any more; nobody can tell, and there is none, as was asked.
+fn of_all_copies(answer: Answer, may_have_applied: bool) -> Answer {
+    match answer {
+        Answer::Unbanned { existed, revision } => Answer::Unbanned { existed: existed || may_have_applied, revision },
+        other => other,
+    }
+}
+
 /// Whether a second copy of the request changes nothing.
 fn is_repeatable(body: &RequestBody) -> bool {
     !matches!(body, RequestBody::Batch(Batch { seq: None, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ban_that_an_earlier_copy_may_have_lifted_counts_as_lifted() {
+        let answer = |existed| Answer::Unbanned { existed, revision: 7 };
+        assert_eq!(of_all_copies(answer(false), true), answer(true));
+        assert_eq!(of_all_copies(answer(true), true), answer(true));
+        assert_eq!(of_all_copies(answer(false), false), answer(false));
+        assert_eq!(of_all_copies(Answer::Gone, true), Answer::Gone);
+    }
 }

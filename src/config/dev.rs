@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::ConfigError;
+use super::policy::PolicyArgs;
 use super::units::duration;
+use crate::gateway::Policy;
 use crate::lease;
 
 /// Most nodes or gateways of a development cluster: the fixed ports have one digit for them.
@@ -30,6 +32,10 @@ pub struct DevArgs {
     /// Length of the leases of the gateways
     #[arg(long, value_name = "TIME", env = "SWITCHBOARD_LEASE", default_value = "3s", value_parser = duration)]
     pub lease: Duration,
+
+    /// Which connections of a user may live beside each other.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 
     /// fixed: directory node i at 710i and 720i, gateway i at 800i, 810i and 820i; auto: any free ports
     #[arg(long, value_enum, env = "SWITCHBOARD_PORTS", default_value_t)]
@@ -59,6 +65,9 @@ impl DevArgs {
         if self.gateways > MEMBERS_MAX {
             return refuse("--gateways is at most 9");
         }
+        if let Policy::Multi { max: 0, .. } = self.policy.policy() {
+            return refuse("--max is at least 1: a user needs a connection");
+        }
         if self.ports == Ports::Auto && self.data_dir.is_some() {
             return refuse(
                 "--data-dir needs fixed ports: the nodes find each other again by the addresses that they had, \
@@ -66,5 +75,34 @@ impl DevArgs {
             );
         }
         lease::check(self.lease, Duration::from_millis(600)).map_err(|why| ConfigError(format!("--lease: {why}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::gateway::{Handover, Per};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DevArgs,
+    }
+
+    fn policy(flags: &[&str]) -> Result<Policy, String> {
+        let args = Line::try_parse_from(["dev"].iter().chain(flags)).map_err(|error| error.to_string())?.args;
+        args.check().map(|()| args.policy.policy()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn its_gateways_have_the_policy_that_the_flags_say() {
+        assert_eq!(policy(&[]), Ok(Policy::multi(16)));
+        let flags = ["--policy", "newest_wins", "--per", "device", "--handover", "immediate"];
+        let meant = Policy::NewestWins { per: Per::Device, handover: Handover::Immediate };
+        assert_eq!(policy(&flags), Ok(meant));
+        assert!(policy(&["--max", "0"]).is_err_and(|why| why.contains("--max is at least 1")));
+        assert!(policy(&["--policy", "best"]).is_err_and(|why| why.contains("newest_wins, oldest_wins")));
     }
 }

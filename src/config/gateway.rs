@@ -3,11 +3,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use super::policy::PolicyArgs;
 use super::units::duration;
 use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
-use crate::gateway::{ClientLimits, Handover, Per, Policy, ReplicaMode, Settings};
+use crate::gateway::{ClientLimits, ReplicaMode, Settings};
 use crate::lease;
 
 /// Run a gateway: it terminates client WebSockets and delivers pushes
@@ -57,21 +58,9 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "MODE", env = "SWITCHBOARD_REPLICA", default_value = "full", value_parser = ReplicaMode::from_str)]
     pub replica: ReplicaMode,
 
-    /// Which connections of a user may live beside each other, in the whole cluster; the newcomer's gateway decides
-    #[arg(long, value_enum, env = "SWITCHBOARD_POLICY", default_value_t)]
-    pub policy: PolicyArg,
-
-    /// Whether the policy is about a user, or about each device of a user
-    #[arg(long, value_enum, env = "SWITCHBOARD_PER", default_value_t)]
-    pub per: PerArg,
-
-    /// When a newcomer gets the place, with newest_wins
-    #[arg(long, value_enum, env = "SWITCHBOARD_HANDOVER", default_value_t)]
-    pub handover: HandoverArg,
-
-    /// Connections that a user, or each device, may have in the whole cluster, with multi
-    #[arg(long, value_name = "N", env = "SWITCHBOARD_MAX", default_value_t = 16)]
-    pub max: u32,
+    /// Which connections may live beside each other.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 
     /// How often clients are pinged
     #[arg(long, value_name = "TIME", env = "SWITCHBOARD_PING", default_value = "25s", value_parser = duration)]
@@ -94,58 +83,7 @@ pub struct GatewayArgs {
     pub insecure: bool,
 }
 
-/// Which connections of a user may live beside each other.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum PolicyArg {
-    /// Several, up to --max
-    #[default]
-    Multi,
-    /// One: the newcomer takes its place
-    NewestWins,
-    /// One: the newcomer is refused
-    OldestWins,
-}
-
-/// What a policy is about.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum PerArg {
-    /// All connections of a user
-    #[default]
-    User,
-    /// Those of one device of a user
-    Device,
-}
-
-/// When a newcomer gets the place of another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum HandoverArg {
-    /// When the other's gateway has stopped serving it
-    #[default]
-    Wait,
-    /// At once; for a moment both may be served
-    Immediate,
-}
-
 impl GatewayArgs {
-    fn policy(&self) -> Policy {
-        let per = match self.per {
-            PerArg::User => Per::User,
-            PerArg::Device => Per::Device,
-        };
-        let handover = match self.handover {
-            HandoverArg::Wait => Handover::Wait,
-            HandoverArg::Immediate => Handover::Immediate,
-        };
-        match self.policy {
-            PolicyArg::Multi => Policy::Multi { max: self.max, per },
-            PolicyArg::NewestWins => Policy::NewestWins { per, handover },
-            PolicyArg::OldestWins => Policy::OldestWins { per },
-        }
-    }
-
     /// Checks the settings, also against each other.
     ///
     /// # Errors
@@ -170,7 +108,6 @@ impl GatewayArgs {
             ("peer", self.advertise_peer.as_ref(), &self.listen_peer),
             ("api", self.advertise_api.as_ref(), &self.listen_api),
         ])?;
-        let policy = self.policy();
         let settings = Settings {
             id: self.id,
             cluster: self.cluster,
@@ -182,7 +119,7 @@ impl GatewayArgs {
             advertise_api: self.advertise_api,
             advertise_peer: self.advertise_peer,
             replica: self.replica,
-            policy,
+            policy: self.policy.policy(),
             lease: self.lease,
             lease_lost_grace: self.lease_lost_grace,
             drain: self.drain,
@@ -199,6 +136,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::gateway::{Handover, Per, Policy};
 
     #[derive(Parser)]
     struct Line {

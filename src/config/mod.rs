@@ -9,12 +9,14 @@ mod file;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod gateway;
+mod policy;
 mod units;
 
 pub use dev::{DevArgs, Ports};
 pub use directory::DirectoryArgs;
 pub use file::{FileError, apply_file};
 pub use gateway::GatewayArgs;
+pub use policy::PolicyArgs;
 
 use std::time::Duration;
 

@@ -68,11 +68,14 @@ impl Expiry {
         loop {
             tokio::time::sleep(BEAT).await;
             let mut table = self.leases.table();
-            let gap = table.beat.elapsed();
-            table.beat = Instant::now();
+            let since = std::mem::replace(&mut table.beat, Instant::now());
+            let gap = table.beat - since;
             if gap > STALL && table.leadership.is_some() {
-                table.excuse(gap);
-                tracing::warn!(?gap, "this node was stalled; leases are extended by as much");
+                table.excuse(since);
+                tracing::warn!(
+                    ?gap,
+                    "this node was stalled; leases are extended by as much, by their own length at most"
+                );
             }
         }
     }

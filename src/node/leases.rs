@@ -5,7 +5,7 @@
 //! forwarded. *Why an acknowledgement never overlooks an ending*: the state machine is applied up to the read index before
 //! the session is looked up, and the read index lies after everything that was committed before the renewal arrived.
 //! *Why nobody is ended who renews in time*: a leader gives every session a whole lease when it takes office, moves the
-//! deadlines when it finds that it was itself stalled, and before it proposes an ending it confirms its leadership and looks
+//! deadlines when it finds that it was itself stalled and lets renewals come in first, however long that was, and before it proposes an ending it confirms its leadership and looks
 //! once more at renewals that have arrived.
 
 use std::collections::{HashMap, HashSet};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::releases::{self, Lag};
 use super::replicated::Replicated;
 use crate::directory::{Directory, Epoch, Revision};
+use crate::lease::calm;
 use crate::wire::peer::{Answer, Failure};
 
 /// Renewals that arrive within this time share a confirmation.
@@ -96,12 +97,15 @@ impl Table {
         }
     }
 
-    /// This process was stalled, so renewals may be waiting that it has not seen: deadlines move by the gap, though by no
-    /// more than a lease between two renewals.
-    pub(super) fn excuse(&mut self, gap: Duration) {
+    /// This process has stood still `since` then, so renewals may be waiting that it has not seen: deadlines move by as much,
+    /// though by no more than a lease between two renewals. However long it was, whoever had a calm left has one now; whoever
+    /// had less has as much, so that one stall after the other keeps nobody alive who is silent.
+    pub(super) fn excuse(&mut self, since: Instant) {
+        let now = Instant::now();
         for lease in self.leases.values_mut() {
-            let gap = gap.min(lease.length.saturating_sub(lease.moved));
-            lease.deadline += gap;
+            let left = lease.over().saturating_duration_since(since);
+            let gap = (now - since).min(lease.length.saturating_sub(lease.moved));
+            lease.deadline = (lease.deadline + gap).max(now + left.min(calm(lease.length)));
             lease.moved += gap;
         }
     }
@@ -121,13 +125,7 @@ impl Table {
     pub(super) fn still_overdue(&mut self) -> Vec<(Epoch, Duration)> {
         let now = Instant::now();
         let Self { leases, ending, .. } = self;
-        ending.retain(|epoch| {
-            // Stalls since it was heard excuse a gateway, whether or not its renewal is acknowledged yet.
-            let in_time = |lease: &Lease| {
-                !lease.ignores && lease.heard.is_some_and(|heard| heard + lease.length + lease.moved > now)
-            };
-            leases.get(epoch).is_some_and(|lease| lease.deadline <= now && !in_time(lease))
-        });
+        ending.retain(|epoch| leases.get(epoch).is_some_and(|lease| lease.over() <= now));
         ending.iter().map(|epoch| (*epoch, now - leases[epoch].deadline)).collect()
     }
 
@@ -173,6 +171,13 @@ impl Lease {
             lag: Lag::default(),
             ignores: false,
         }
+    }
+
+    /// When the session may be ended: at its deadline, or a lease after its gateway was last heard, acknowledged or not. Stalls
+    /// since then excuse it there, too.
+    fn over(&self) -> Instant {
+        let heard = self.heard.filter(|_| !self.ignores);
+        heard.map_or(self.deadline, |heard| self.deadline.max(heard + self.length + self.moved))
     }
 }
 
@@ -293,6 +298,13 @@ mod tests {
         leases
     }
 
+    /// The process stands still for so long.
+    async fn stall(leases: &Leases, gap: Duration) {
+        let since = Instant::now();
+        tokio::time::advance(gap).await;
+        leases.table().excuse(since);
+    }
+
     fn settle(
         leases: &Leases,
         directory: &Directory,
@@ -337,9 +349,45 @@ mod tests {
         let leases = leading(&directory);
         let before = leases.table().leases[&1].deadline;
         for _ in 0..3 {
-            leases.table().excuse(Duration::from_secs(2));
+            stall(&leases, Duration::from_millis(1100)).await;
         }
         assert_eq!(leases.table().leases[&1].deadline - before, Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_of_any_length_leaves_a_calm_to_whoever_had_as_much_left_and_none_begins_it_anew() {
+        let directory = directory(&["a"]);
+        let leases = leading(&directory);
+        let (lease, instant) = (Duration::from_secs(3), Duration::from_millis(1));
+        let left = || leases.table().leases[&1].deadline - Instant::now();
+        stall(&leases, 9 * lease).await;
+        assert_eq!(left(), calm(lease), "a waiting renewal can still come in");
+        // A dead gateway's lease gets shorter whenever the leader runs, whatever comes in between.
+        for run in 1..=3 {
+            tokio::time::advance(calm(lease) / 3 - instant).await;
+            stall(&leases, 9 * lease).await;
+            assert_eq!(left(), calm(lease) - (calm(lease) / 3 - instant) * run);
+        }
+        tokio::time::advance(3 * instant).await;
+        stall(&leases, 9 * lease).await;
+        assert!(leases.table().mark_overdue(10));
+        assert_eq!(leases.table().still_overdue().len(), 1, "it is over, and no stall brings it back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_stall_a_renewal_that_waits_for_its_confirmation_leaves_a_calm_too() {
+        let directory = directory(&["a"]);
+        let leases = leading(&directory);
+        let lease = Duration::from_secs(3);
+        tokio::time::advance(lease / 2).await;
+        leases.table().hear(1, Instant::now());
+        // The majority is slow: the deadline passes, and the gateway is not silent.
+        tokio::time::advance(lease / 2).await;
+        stall(&leases, 9 * lease).await;
+        assert!(!leases.table().mark_overdue(10));
+        tokio::time::advance(calm(lease)).await;
+        assert!(leases.table().mark_overdue(10));
+        assert_eq!(leases.table().still_overdue().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,8 +397,8 @@ mod tests {
         for _ in 0..2 {
             leases.table().hear(1, Instant::now());
             // The majority is slow, so nothing is acknowledged; then the leader stands still, and the next renewal waits unread.
-            tokio::time::advance(Duration::from_millis(4500)).await;
-            leases.table().excuse(Duration::from_millis(2500));
+            tokio::time::advance(Duration::from_secs(2)).await;
+            stall(&leases, Duration::from_millis(2500)).await;
             assert!(!leases.table().mark_overdue(10) || leases.table().still_overdue().is_empty());
         }
         tokio::time::advance(Duration::from_secs(3)).await;

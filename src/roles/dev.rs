@@ -95,6 +95,7 @@ async fn start_gateways(args: &DevArgs, nodes: &[Node], shutdown: &Shutdown) -> 
             listen_api: address(args, 8100 + i),
             listen_peer: address(args, 8200 + i),
             lease: args.lease,
+            policy: args.policy.policy(),
             ..gateway::Settings::default()
         };
         let started = Gateway::start(settings, shutdown.stop.clone(), shutdown.kill.clone()).await;

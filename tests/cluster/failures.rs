@@ -375,23 +375,36 @@ async fn a_node_that_lost_its_disk_stays_out_and_says_so() {
     cluster.assert_all_online(&users).await;
 }
 
-/// Freezes every node for longer than a lease, and thaws them: the judges were stalled, not the gateways.
+/// Freezes every node for three leases, and thaws them: the judges were stalled, not the gateway that is awake afterwards. Another
+/// one is not, and what it had is gone in time.
 async fn stall_all_nodes(nodes: u64) {
-    let cluster = Cluster::start(nodes, 1).await;
+    let cluster = Cluster::start(nodes, 2).await;
     let mut client = cluster.connect("gw-1", "calm").await;
-    cluster.nodes.values().for_each(|node| node.freeze());
+    let _lost = cluster.connect("gw-2", "silent").await;
+    cluster.nodes.values().chain(cluster.gateways.values()).for_each(|process| process.freeze());
     let froze = Instant::now();
-    eventually("a lease and more goes by", async || (froze.elapsed() > Duration::from_secs(5)).then_some(())).await;
+    eventually("three leases go by", async || (froze.elapsed() > Duration::from_secs(9)).then_some(())).await;
+    cluster.gateway("gw-1").thaw();
     cluster.nodes.values().for_each(|node| node.thaw());
-    cluster.wait_ready().await;
+    let thawed = Instant::now();
     let api = cluster.node(1).api();
+    eventually("the silent gateway's user is gone", async || {
+        let answer = cluster.http.try_get(&api, "/v1/users/silent").await?;
+        (answer.status == 200 && answer.body["online"] == false).then_some(())
+    })
+    .await;
+    assert!(thawed.elapsed() < CLEAN_UP, "it took {:?}", thawed.elapsed());
     let user = cluster.user(&api, "calm").await;
     assert_eq!(user["connections"][0]["id"], client.id, "its session lived through it");
     let pushed = cluster.http.post(&api, "/v1/users/calm/push", json!({ "data": 1 })).await;
     assert_eq!(pushed.body["outcome"], "delivered", "{}", pushed.body);
     assert_eq!(client.expect_push().await, 1);
-    let metrics = cluster.http.text(&api, "/metrics").await;
-    assert!(!metrics.contains("switchboard_session_expirations_total 1"), "{metrics}");
+    let (mut expired, nodes) = (0.0, cluster.nodes.values());
+    for node in nodes {
+        expired += cluster.metric(&node.api(), "switchboard_session_expirations_total").await;
+    }
+    assert_eq!(expired, 1.0, "the silent gateway's session alone was ended");
+    cluster.gateway("gw-2").thaw();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
