@@ -289,7 +289,9 @@ impl Cluster {
         let mut ended = Vec::new();
         for at in 0..self.nodes.len() {
             if let Some(how) = self.nodes[at].ended() {
-                ended.push((at, how));
+                // The folder has another name each time.
+                let dir = self.dir.display().to_string();
+                ended.push((at, how.map_err(|why| why.replace(&dir, "its folder"))));
                 self.crash_node(at, now, true);
             }
         }
