@@ -33,6 +33,14 @@ fn simulation_of_one_seed_is_the_same_byte_for_byte() {
     assert_ne!(trace(&first), trace(&other));
 }
 
+/// A leader that hands over turns reads away at once. Whoever asked again at once, and not after a pause, kept it so busy
+/// that no time passed at all.
+#[test]
+fn simulation_goes_on_while_a_leader_hands_over() {
+    let (valid, text) = simulate(&["--seeds", "11..12", "--faults", "5s"]);
+    assert!(valid && text.contains("hand-overs 1"), "{text}");
+}
+
 /// Every planted bug is found within these seeds, for the reason that it should be.
 fn finds(plant: &str, seeds: &str, faults: &str, invariant: &str) {
     let (valid, text) = simulate(&["--seeds", seeds, "--faults", faults, "--plant", plant, "--until-found"]);
