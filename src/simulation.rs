@@ -32,8 +32,20 @@ pub trait World: Debug + Send + Sync {
     /// The wall clock of that machine, milliseconds since 1970.
     fn wall_ms(&self) -> u64;
 
+    /// Whether a bug is planted, to see that it is found.
+    fn is_planted(&self, bug: Bug) -> bool;
+
     /// The node that runs now has applied an entry: every node tells the same of one revision.
     fn applied(&self, revision: u64, entry: &Entry);
+}
+
+/// A bug that a world may plant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A leader acknowledges renewals without asking a quorum whether it still leads.
+    RenewsUnconfirmed,
+    /// A new leader goes by no deadline at all, so that whoever has not renewed yet is overdue.
+    ForgetsLeases,
 }
 
 /// A simulated listener.
@@ -60,6 +72,11 @@ thread_local! {
 /// From now on this thread is in a world.
 pub fn enter(world: Arc<dyn World>) {
     WORLD.set(Some(world));
+}
+
+/// Whether the world that this thread is in, if any, plants a bug.
+pub(crate) fn is_planted(bug: Bug) -> bool {
+    world().is_some_and(|world| world.is_planted(bug))
 }
 
 /// The world that this thread is in, if any.

@@ -191,13 +191,15 @@ impl Rounds {
     /// One round, by whoever leads. While the leadership changes it is tried again: a later round is as good.
     async fn run(&self) -> Round {
         let deadline = Instant::now() + self.within;
+        // One receiver for all attempts: a new one takes what has changed before it for news, and would never wait.
+        let mut changes = self.raft.server_metrics();
         loop {
             let round = self.try_round(deadline).await;
             if round != Err(RoundError::NotLeader) || Instant::now() + RETRY_PAUSE > deadline {
                 return round;
             }
             // A change of leader ends the pause, if it is noticed in time.
-            let _ = timeout(RETRY_PAUSE, self.raft.server_metrics().changed()).await;
+            let _ = timeout(RETRY_PAUSE, changes.changed()).await;
         }
     }
 

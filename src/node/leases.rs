@@ -20,6 +20,8 @@ use super::releases::{self, Lag};
 use super::replicated::Replicated;
 use crate::directory::{Directory, Epoch, Revision};
 use crate::lease::calm;
+#[cfg(feature = "simulation")]
+use crate::simulation;
 use crate::wire::peer::{Answer, Failure};
 
 /// Renewals that arrive within this time share a confirmation.
@@ -84,7 +86,10 @@ impl Table {
         }
         let now = Instant::now();
         for live in directory.sessions() {
-            self.leases.entry(live.epoch).or_insert_with(|| Lease::new(live.session.lease_ms, now));
+            let lease_ms = live.session.lease_ms;
+            #[cfg(feature = "simulation")]
+            let lease_ms = if simulation::is_planted(simulation::Bug::ForgetsLeases) { 0 } else { lease_ms };
+            self.leases.entry(live.epoch).or_insert_with(|| Lease::new(lease_ms, now));
         }
         self.leases.retain(|epoch, _| directory.session(*epoch).is_some());
     }
@@ -252,7 +257,10 @@ pub(super) async fn acknowledge(
             waiting.push(more);
         }
         let led = leases.table().leadership.clone();
-        let confirmed = if raft.read_index().await.is_ok() { led.as_ref() } else { None };
+        let confirmed = raft.read_index().await.is_ok();
+        #[cfg(feature = "simulation")]
+        let confirmed = confirmed || simulation::is_planted(simulation::Bug::RenewsUnconfirmed);
+        let confirmed = led.as_ref().filter(|_| confirmed);
         let directory = state.read();
         let mut table = leases.table();
         let mut undecided = Vec::new();

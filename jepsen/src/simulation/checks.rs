@@ -10,10 +10,10 @@ use super::book::Pages;
 use super::cluster::{Cluster, LEASE};
 
 /// How often gateways are looked at where nothing was applied.
-const LOOK_EVERY_MS: u64 = 5;
+const LOOK_EVERY_MS: u64 = 10;
 
 /// How often a state is compared as a whole, with that of one node and one replica.
-const COMPARE_EVERY_MS: u64 = 25;
+const COMPARE_EVERY_MS: u64 = 40;
 
 /// Above the lease and half a second, for what a proposal takes on slow disks.
 const CLEAN_UP_SLACK: Duration = Duration::from_millis(1500);

@@ -74,7 +74,8 @@ impl User {
                 }
                 Some("goodbye") => self.book.note(format!("{who} is sent away with {}", frame["code"])),
                 Some("ping") => {
-                    if socket.send(Message::text(r#"{"type":"pong"}"#)).await.is_err() {
+                    let answered = socket.send(Message::text(r#"{"type":"pong"}"#)).await;
+                    if answered.is_err() {
                         return;
                     }
                 }

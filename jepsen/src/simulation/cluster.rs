@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use switchboard::directory::{Handover, Per, Policy};
 use switchboard::gateway::{self, Gateway};
-use switchboard::node::probe::{Disk, Flaw};
+use switchboard::node::probe::Disk;
 use switchboard::node::{self, LogEngine, Node};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::book::Book;
 use super::machine::Machine;
 use super::network::{Host, Network, Weather};
+use super::planted::Planted;
 
 /// Name of the simulated cluster.
 pub(super) const CLUSTER: &str = "simulated";
@@ -134,18 +135,26 @@ pub(super) struct Cluster {
     pub(super) book: Book,
     dir: PathBuf,
     pub(super) rng: Rng,
-    /// What is wrong with every disk.
-    pub(super) flaw: Flaw,
+    planted: Planted,
 }
 
 impl Cluster {
-    pub(super) fn new(shape: Shape, dir: PathBuf, network: Network, book: Book, mut rng: Rng) -> Self {
+    pub(super) fn new(
+        shape: Shape,
+        dir: PathBuf,
+        (network, book): (Network, Book),
+        mut rng: Rng,
+        planted: Planted,
+    ) -> Self {
         let nodes = (0..shape.nodes).map(|at| Seat::new(Machine::new(at, format!("node {}", at + 1), &mut rng)));
         let nodes = nodes.collect();
         let gateways = (0..shape.gateways)
             .map(|at| Seat::new(Machine::new(shape.nodes + at, format!("gateway gw-{}", at + 1), &mut rng)));
-        let gateways = gateways.collect();
-        Self { shape, nodes, gateways, network, book, dir, rng, flaw: Flaw::None }
+        let mut gateways: Vec<Seat<_>> = gateways.collect();
+        if let Some(drift_ppm) = planted.drift_ppm() {
+            gateways.iter_mut().for_each(|seat| seat.machine.drift_ppm = drift_ppm);
+        }
+        Self { shape, nodes, gateways, network, book, dir, rng, planted }
     }
 
     fn data_dir(&self, at: usize) -> PathBuf {
@@ -175,7 +184,7 @@ impl Cluster {
         self.set_flush(at, self.shape.flush);
         let disk = self.disk(at);
         disk.set_failing(false);
-        disk.set_flaw(self.flaw);
+        disk.set_flaw(self.planted.flaw());
         let peers = (0..self.shape.nodes).map(|at| (at as u64 + 1, address(at, PEER).to_string())).collect();
         let settings = node::Settings {
             id: at as u64 + 1,
@@ -280,7 +289,9 @@ impl Cluster {
         let mut ended = Vec::new();
         for at in 0..self.nodes.len() {
             if let Some(how) = self.nodes[at].ended() {
-                ended.push((at, how));
+                // The folder has another name each time.
+                let dir = self.dir.display().to_string();
+                ended.push((at, how.map_err(|why| why.replace(&dir, "its folder"))));
                 self.crash_node(at, now, true);
             }
         }

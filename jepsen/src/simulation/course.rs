@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use switchboard::node::probe::Flaw;
 
 use super::book::Book;
 use super::checks::Checks;
@@ -13,6 +12,7 @@ use super::cluster::{CLUSTER, Cluster, Shape, address};
 use super::faults::Faults;
 use super::machine::Machine;
 use super::network::Network;
+use super::planted::Planted;
 use super::randomness;
 use super::world::Surroundings;
 
@@ -20,7 +20,7 @@ use super::world::Surroundings;
 const STEP: Duration = Duration::from_millis(1);
 
 /// From the last fault to when everything must be well: streams that were cut are noticed, and what was late arrives.
-const RECOVERY: Duration = Duration::from_secs(30);
+const RECOVERY: Duration = Duration::from_secs(24);
 
 /// After that, for a client at each gateway and a read at each node.
 const SERVICE: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// How long faults go on.
     pub(super) faults: Duration,
-    pub(super) flaw: Flaw,
+    pub(super) planted: Planted,
 }
 
 /// What came of it.
@@ -61,12 +61,15 @@ pub(super) fn run(plan: &Plan) -> Verdict {
     let shape = Shape::draw(&mut rng);
     let addresses: Vec<_> = (0..shape.machines()).map(|host| address(host, 0)).collect();
     let network = Network::new(rng.u64(..), &addresses, shape.weather.clone());
-    switchboard::simulation::enter(Arc::new(Surroundings { network: network.clone(), book: book.clone() }));
+    switchboard::simulation::enter(Arc::new(Surroundings {
+        network: network.clone(),
+        book: book.clone(),
+        planted: plan.planted,
+    }));
     switchboard::node::probe::enter();
     book.note(format!("seed {}: {shape:?}", plan.seed));
     let dir = scratch();
-    let mut cluster = Cluster::new(shape, dir.path().to_owned(), network, book.clone(), rng.fork());
-    cluster.flaw = plan.flaw;
+    let cluster = Cluster::new(shape, dir.path().to_owned(), (network, book.clone()), rng.fork(), plan.planted);
     let host = cluster.shape.machines() - 1;
     let clients = Machine::new(host, String::from("the clients"), &mut rng);
     let seats = cluster.nodes.iter().map(|seat| &seat.machine).chain(cluster.gateways.iter().map(|seat| &seat.machine));

@@ -156,7 +156,7 @@ impl Faults {
         self.undoing.push((until, Undo::ThawGateway(at)));
     }
 
-    /// Nodes on two sides, or one link in one direction.
+    /// Nodes on two sides, some of the time with gateways, or one that is not heard.
     fn partition(&mut self, cluster: &mut Cluster, checks: &mut Checks, now: Duration) {
         let nodes = cluster.nodes.len();
         let mut links = Vec::new();
@@ -165,9 +165,10 @@ impl Faults {
             let from = self.rng.usize(0..nodes);
             links.extend((0..nodes).filter(|to| *to != from).map(|to| (from, to)));
         } else {
-            let side: Vec<bool> = (0..nodes).map(|_| self.rng.bool()).collect();
-            for from in 0..nodes {
-                links.extend((0..nodes).filter(|to| side[from] != side[*to]).map(|to| (from, to)));
+            let gateways = if self.rng.bool() { cluster.gateways.len() } else { 0 };
+            let side: Vec<bool> = (0..nodes + gateways).map(|_| self.rng.bool()).collect();
+            for from in 0..side.len() {
+                links.extend((0..side.len()).filter(|to| side[from] != side[*to]).map(|to| (from, to)));
             }
         }
         checks.disturbed = now;

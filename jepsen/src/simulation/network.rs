@@ -116,6 +116,8 @@ pub(super) struct State {
     listening: BTreeMap<SocketAddr, Listening>,
     attempts: Vec<Attempt>,
     connections: BTreeMap<u64, Connection>,
+    /// When the first part under way of each direction is due, so that nobody looks at the others.
+    due: BTreeSet<(Duration, End)>,
     next: u64,
     /// Links that carry nothing in this direction.
     cut: BTreeSet<(Host, Host)>,
@@ -134,6 +136,7 @@ impl Network {
             listening: BTreeMap::new(),
             attempts: Vec::new(),
             connections: BTreeMap::new(),
+            due: BTreeSet::new(),
             next: 1,
             cut: BTreeSet::new(),
             next_port: 20_000,
@@ -291,6 +294,9 @@ impl State {
             direction.under_way_bytes += bytes.len();
         }
         direction.under_way.push_back((at, part));
+        if direction.under_way.len() == 1 {
+            self.due.insert((at, end));
+        }
     }
 
     /// Both halves of an end that nobody has taken.
@@ -327,43 +333,45 @@ impl State {
 
     /// Every part that is due arrives.
     fn deliver(&mut self) {
-        let ids: Vec<u64> = self.connections.keys().copied().collect();
-        for id in ids {
-            for connector in [true, false] {
-                while self.deliver_one((id, connector)) {}
-            }
-            let over = |direction: &Direction| direction.unread && direction.closed && direction.under_way.is_empty();
-            if self.connections.get(&id).is_some_and(|connection| connection.directions.iter().all(over)) {
-                self.connections.remove(&id);
-            }
+        while let Some((at, from)) = self.due.first().copied().filter(|(at, _)| *at <= self.now) {
+            self.due.remove(&(at, from));
+            self.deliver_one(from);
+            self.forget_if_over(from.0);
         }
     }
 
-    /// The next part that an end has sent, if it is due.
-    fn deliver_one(&mut self, from: End) -> bool {
+    /// A stream is over when nobody holds an end of it and nothing is under way.
+    fn forget_if_over(&mut self, id: u64) {
+        let over = |direction: &Direction| direction.unread && direction.closed && direction.under_way.is_empty();
+        if self.connections.get(&id).is_some_and(|connection| connection.directions.iter().all(over)) {
+            self.connections.remove(&id);
+        }
+    }
+
+    /// The first part that an end has sent is due.
+    fn deliver_one(&mut self, from: End) {
         let now = self.now;
-        let Some(connection) = self.connections.get(&from.0) else { return false };
+        let Some(connection) = self.connections.get(&from.0) else { return };
         let (sender, (receiver, life)) =
             (connection.hosts[usize::from(from.1)].0, connection.hosts[usize::from(!from.1)]);
-        let direction = &connection.directions[usize::from(from.1)];
-        if direction.under_way.front().is_none_or(|(at, _)| *at > now) {
-            return false;
-        }
         let machine = self.machines[receiver].clone();
-        if self.is_cut(sender, receiver) || !machine.powered {
-            // It is sent again after a while.
-            let again = now + Duration::from_millis(self.rng.u64(40..200));
-            let direction = self.outgoing(from).expect("the connection is there");
-            if let Some((at, _)) = direction.under_way.front_mut() {
-                *at = again;
-            }
-            return false;
-        }
+        let held_back = self.is_cut(sender, receiver) || !machine.powered;
+        let again = now + Duration::from_millis(self.rng.u64(40..200));
         let direction = self.outgoing(from).expect("the connection is there");
-        let (_, part) = direction.under_way.pop_front().expect("it was just looked at");
+        if held_back {
+            // It is sent again after a while.
+            let Some((at, _)) = direction.under_way.front_mut() else { return };
+            *at = again;
+            self.due.insert((again, from));
+            return;
+        }
+        let Some((_, part)) = direction.under_way.pop_front() else { return };
         if let Part::Bytes(bytes) = &part {
             direction.under_way_bytes -= bytes.len();
         }
+        let next = direction.under_way.front().map(|(at, _)| (*at, from));
+        self.due.extend(next);
+        let direction = self.outgoing(from).expect("the connection is there");
         let of_the_dead = machine.life != life || !machine.runs;
         match part {
             // The process that it was for is gone, or nobody reads it: the sender is told.
@@ -383,7 +391,6 @@ impl State {
         let direction = self.outgoing(from).expect("the connection is there");
         let woken = [direction.reader.take(), direction.writer.take()];
         self.woken.extend(woken.into_iter().flatten());
-        true
     }
 
     /// Connections that are due are made, or refused.

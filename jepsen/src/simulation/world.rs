@@ -6,17 +6,19 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use switchboard::directory::Entry;
-use switchboard::simulation::{Accept, Pipe, World};
+use switchboard::simulation::{Accept, Bug, Pipe, World};
 
 use super::book::Book;
 use super::machine::{Current, current};
 use super::network::Network;
+use super::planted::Planted;
 
 /// The network, and the clock of whoever runs now.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     pub(super) network: Network,
     pub(super) book: Book,
+    pub(super) planted: Planted,
 }
 
 fn here() -> Current {
@@ -41,6 +43,10 @@ impl World for Surroundings {
 
     fn wall_ms(&self) -> u64 {
         here().wall_ms()
+    }
+
+    fn is_planted(&self, bug: Bug) -> bool {
+        self.planted.bug() == Some(bug)
     }
 
     fn applied(&self, revision: u64, entry: &Entry) {

@@ -167,3 +167,52 @@ impl Engine for Memory {
         self.written.entries.values().map(|(_, payload)| payload.bytes()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Entry, LeaderId, LogId};
+    use openraft::EntryPayload;
+
+    fn append(range: Range<u64>) -> Record {
+        let blank = |index| Entry {
+            log_id: LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index },
+            payload: EntryPayload::Blank,
+        };
+        Record::Append(range.map(|index| ((&blank(index).log_id).into(), DiskPayload::of(&blank(index)))).collect())
+    }
+
+    fn indices(log: &Memory) -> Vec<u64> {
+        log.read(0..u64::MAX).map(|entry| entry.unwrap().0.index).collect()
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_the_first_part_of_the_rest() {
+        let dir = Path::new("a simulated disk");
+        let mut log = Memory::open(dir, None).unwrap();
+        log.write(append(0..3)).unwrap();
+        log.flush(true).unwrap()().unwrap();
+        let durable = log.end();
+        log.write(append(3..9)).unwrap();
+        let disk = Disk::below(dir);
+        assert_eq!((indices(&log).len(), disk.unsynced()), (9, 6));
+        drop(log);
+        disk.crash(2);
+        let log = Memory::open(dir, Some(durable)).unwrap();
+        assert_eq!((indices(&log), log.marks().last.map(|last| last.index)), ((0..5).collect(), Some(4)));
+    }
+
+    #[test]
+    fn a_disk_that_only_says_that_it_syncs_is_found_out_at_the_next_start() {
+        let dir = Path::new("a simulated disk that lies");
+        let disk = Disk::below(dir);
+        disk.set_flaw(Flaw::AcknowledgesUnsynced);
+        let mut log = Memory::open(dir, None).unwrap();
+        log.write(append(0..3)).unwrap();
+        log.flush(true).unwrap()().unwrap();
+        let durable = log.end();
+        drop(log);
+        disk.crash(0);
+        assert!(matches!(Memory::open(dir, Some(durable)), Err(RecoveryError::Damaged { .. })));
+    }
+}

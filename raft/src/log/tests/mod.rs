@@ -119,6 +119,12 @@ impl StoreBuilder<Group, LogStore, Applier, (TempDir, LogCloser)> for Builder {
     }
 }
 
+#[cfg(feature = "simulation")]
+#[test]
+fn the_engine_of_simulations_passes_the_suite_of_openraft() {
+    run(passes_the_suite_of_openraft(LogEngine::Memory));
+}
+
 async fn passes_the_suite_of_openraft(engine: LogEngine) {
     Suite::test_all(Builder(engine)).await.unwrap();
 }
