@@ -45,11 +45,16 @@ thread_local! {
 pub(crate) fn requests(data: &[u8], directory: Directory) {
     let Some(request) = read(data) else { return };
     let method = request.method().clone();
+    // Of these all read a body, but for some about the cluster.
+    let is_read = matches!(method, Method::PUT | Method::POST) && !request.uri().path().starts_with("/v1/cluster/");
     API.with(|Api { backend, router, runtime }| {
         backend.begin_with(directory);
         runtime.block_on(async {
             let answer = router.clone().call(request).await.unwrap_or_else(|never| match never {});
+            let status = answer.status();
             check(&method, answer).await;
+            let is_object = body(data).trim_ascii_start().first().is_none_or(|first| *first == b'{');
+            assert!(is_object || !is_read || !status.is_success(), "a body that is no object was taken");
         });
         assert_eq!(backend.directory().check_invariants(), Ok(()), "after a request");
     });
@@ -57,8 +62,7 @@ pub(crate) fn requests(data: &[u8], directory: Directory) {
 
 /// A request: a line with method and path, headers, an empty line, a body.
 fn read(data: &[u8]) -> Option<Request> {
-    let end = data.windows(2).position(|two| two == b"\n\n").unwrap_or(data.len());
-    let mut lines = data[..end].split(|byte| *byte == b'\n');
+    let mut lines = data[..end_of_head(data)].split(|byte| *byte == b'\n');
     let mut first = lines.next()?.splitn(2, |byte| *byte == b' ');
     let mut request = Request::builder().method(Method::from_bytes(first.next()?).ok()?).uri(first.next()?);
     for line in lines {
@@ -66,8 +70,16 @@ fn read(data: &[u8]) -> Option<Request> {
         let value = value.get(1..)?.trim_ascii();
         request = request.header(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
-    let body = data.get(end + 2..).unwrap_or_default();
-    request.body(Body::from(Bytes::copy_from_slice(body))).ok()
+    request.body(Body::from(Bytes::copy_from_slice(body(data)))).ok()
+}
+
+fn end_of_head(data: &[u8]) -> usize {
+    data.windows(2).position(|two| two == b"\n\n").unwrap_or(data.len())
+}
+
+/// What is behind the empty line.
+fn body(data: &[u8]) -> &[u8] {
+    data.get(end_of_head(data) + 2..).unwrap_or_default()
 }
 
 async fn check(method: &Method, answer: Response) {

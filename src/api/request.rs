@@ -229,6 +229,12 @@ pub(super) async fn json_or_default<T: DeserializeOwned + Default>(
     if body.is_empty() { Ok(T::default()) } else { parse(&body) }
 }
 
+/// Every body is an object. What reads it would also take an array of the fields in their order, which is no form of ours.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| Error::bad_request(format!("body: {error}")))
+    let parsed = serde_json::from_slice(body).map_err(|error| Error::bad_request(format!("body: {error}")))?;
+    if body.trim_ascii_start().starts_with(b"{") {
+        Ok(parsed)
+    } else {
+        Err(Error::bad_request("body: not a JSON object"))
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{TARGETS, populated};
-use crate::node::golden::fixture;
+use crate::node::fixture;
 
 #[path = "../../jepsen/fuzz/tests/smoke.rs"]
 mod smoke;

@@ -31,7 +31,7 @@ mod find;
 pub(crate) mod fuzz;
 mod gauges;
 #[cfg(test)]
-pub(crate) mod golden;
+mod golden;
 mod hash;
 mod history;
 mod leases;
@@ -69,6 +69,8 @@ use switchboard_raft::Raft;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub(crate) use golden::fixture;
 pub use raft::LogEngine;
 pub use settings::{DISK_RESERVE, SNAPSHOT_EVERY, Settings};
 pub use watch_hub::{RETAIN_BYTES, RETAIN_EVENTS};

@@ -40,6 +40,9 @@ pub(crate) fn is_ours(path: &str) -> bool {
     path.starts_with(".ci/") || !name.contains('.') || written.iter().any(|end| name.ends_with(&format!(".{end}")))
 }
 
+/// Folders that git ignores: what is built, and what fuzzing finds.
+const MADE_BY_TOOLS: [&str; 4] = ["target", "corpus", "artifacts", "coverage"];
+
 /// Paths of the files that are wanted, relative to the root, in order.
 pub(crate) fn files(wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut folders = vec![String::new()];
@@ -51,7 +54,7 @@ pub(crate) fn files(wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
             let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
             if !entry.file_type().expect("an entry has a type").is_dir() {
                 found.extend(wanted(&path).then_some(path));
-            } else if name == ".ci" || (!name.starts_with('.') && name != "target") {
+            } else if name == ".ci" || !(name.starts_with('.') || MADE_BY_TOOLS.contains(&name.as_str())) {
                 folders.push(path);
             }
         }

@@ -43,6 +43,26 @@ async fn every_failure_has_the_one_form() {
 }
 
 #[tokio::test]
+async fn a_body_is_an_object_and_never_its_fields_in_a_row() {
+    let api = Api::start().await;
+    let (session, _) = api.session("gw-1").await;
+    let renew = format!("{session}/renew");
+    for (method, path, body) in [
+        (Method::PUT, "/v1/bans/bob", "[]"),
+        (Method::PUT, "/v1/bans/bob", "[null,\"spam\"]"),
+        (Method::POST, "/v1/users:lookup", " [[\"a\"]]"),
+        (Method::POST, "/v1/sessions", "[\"gw-2\"]"),
+        (Method::PUT, renew.as_str(), "[3]"),
+        (Method::DELETE, session.as_str(), "[true]"),
+    ] {
+        let got = api.call(method, path, &[], body).await;
+        assert_eq!(got.error(), (400, "bad_request".into()), "{path}: {body}");
+    }
+    assert_eq!(api.get("/v1/bans").await.json()["bans"], json!([]));
+    assert_eq!(api.put(&renew, json!({})).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn the_process_tells_about_itself() {
     crate::telemetry::install_metrics();
     let api = Api::start().await;

@@ -76,7 +76,7 @@ pub(super) enum Said {
 
 /// Reads a text frame of a client that has been introduced.
 pub(super) fn read(text: &str) -> Said {
-    let Ok(frame) = serde_json::from_str::<ClientFrame<'_>>(text) else { return Said::Garbage };
+    let Some(frame) = frame(text) else { return Said::Garbage };
     let refuse = |code, why: String| Said::Answer(Box::new(error(frame.id, code, why)));
     match (frame.kind.as_ref(), frame.seq) {
         ("pong", _) => Said::Nothing,
@@ -93,6 +93,12 @@ pub(super) fn read(text: &str) -> Said {
             refuse("bad_request", format!("there is no frame of type {kind:?}"))
         }
     }
+}
+
+/// A frame is an object. What reads it would also take an array of the fields in their order, which is no form of ours.
+fn frame(text: &str) -> Option<ClientFrame<'_>> {
+    let is_object = text.trim_ascii_start().starts_with('{');
+    serde_json::from_str(text).ok().filter(|_| is_object)
 }
 
 /// What a `connect` frame says.
@@ -113,7 +119,7 @@ pub(super) fn read_connect(frame_text: &str) -> Option<Connect> {
         #[serde(default)]
         resume: Option<IgnoredAny>,
     }
-    let frame = serde_json::from_str::<ClientFrame<'_>>(frame_text).ok().filter(|frame| frame.kind == "connect")?;
+    let frame = frame(frame_text).filter(|frame| frame.kind == "connect")?;
     let resumes = serde_json::from_str::<Beside>(frame_text).is_ok_and(|beside| beside.resume.is_some());
     let refusal = not_offered(frame.topics.is_some_and(|topics| !topics.is_empty()), resumes)
         .map(|message| text(&error(frame.id, "not_implemented", message)));
@@ -156,7 +162,7 @@ mod tests {
         }
         assert_eq!(read(r#"{"type":"pong"}"#), Said::Nothing);
         assert_eq!(read(r#"{"type":"ack","seq":7}"#), Said::Ack(7));
-        for garbage in ["", "x", "[]", "{}", "{\"type\":1}"] {
+        for garbage in ["", "x", "[]", "{}", "{\"type\":1}", "[\"pong\"]", " [\"ack\",null,7]"] {
             assert_eq!(read(garbage), Said::Garbage, "{garbage}");
         }
     }
@@ -169,5 +175,6 @@ mod tests {
         let connect = read_connect(r#"{"type":"connect","user":"a","resume":{"token":"t","seq":1},"id":5}"#).unwrap();
         assert!(connect.refusal.unwrap().contains("\"re\":5"));
         assert_eq!(read_connect(r#"{"type":"pong"}"#), None);
+        assert_eq!(read_connect(r#"["connect",null,null,"web","a"]"#), None);
     }
 }

@@ -87,6 +87,7 @@ fn record(write: &Write, marks: &Marks) -> Option<Record> {
     let purged = marks.purged.map(|purged| purged.index);
     let next = last.map_or(0, |last| last + 1);
     let back = |back: u8| last?.checked_sub(u64::from(back) % 8).filter(|index| Some(*index) > purged);
+    let is_open = |index: &u64| marks.committed.is_none_or(|id| id.index < *index);
     let entry = |bytes: Vec<u8>| {
         let mut entries = Entries::new();
         append(7, next, bytes, &mut entries);
@@ -100,11 +101,9 @@ fn record(write: &Write, marks: &Marks) -> Option<Record> {
         }
         Write::Append { bytes, .. } => Some(entry(bytes.clone())),
         Write::Fill { byte, count } => Some(entry(vec![*byte; usize::from(*count) % 1024])),
-        // What is committed is never taken back, and nothing else is purged.
-        Write::Truncate { back: count } => {
-            back(*count).filter(|index| marks.committed.is_none_or(|id| id.index < *index)).map(Record::TruncateFrom)
-        }
-        Write::Commit { back: count } => back(*count).map(|index| Record::Committed(id(index))),
+        // What is committed is never taken back, nor committed again, and nothing else is purged.
+        Write::Truncate { back: count } => back(*count).filter(is_open).map(Record::TruncateFrom),
+        Write::Commit { back: count } => back(*count).filter(is_open).map(|index| Record::Committed(id(index))),
         Write::Purge { back: count } => {
             let committed = marks.committed.map(|id| id.index);
             back(*count).filter(|index| Some(*index) <= committed).map(|index| Record::PurgeUpto(id(index)))
