@@ -2,8 +2,10 @@
 
 #[cfg(test)]
 mod differential;
+pub mod enough;
 #[cfg(test)]
 mod made_up;
+pub mod ownership;
 mod user;
 pub mod versioned;
 pub mod wgl;

@@ -1,5 +1,6 @@
 //! What clients do during a run: one file a workload, which says what it proves and how it is judged.
 
+mod ownership;
 mod register;
 
 use std::sync::Arc;
@@ -47,4 +48,4 @@ pub struct Workload {
 }
 
 /// Every workload that there is.
-pub const WORKLOADS: &[Workload] = &[register::REGISTER];
+pub const WORKLOADS: &[Workload] = &[register::REGISTER, ownership::NEWEST, ownership::OLDEST];
