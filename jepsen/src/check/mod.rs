@@ -2,7 +2,9 @@
 
 #[cfg(test)]
 mod differential;
+pub mod durable;
 pub mod enough;
+pub mod lease;
 #[cfg(test)]
 mod made_up;
 pub mod ownership;

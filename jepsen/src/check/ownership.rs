@@ -52,7 +52,7 @@ pub fn check(history: &History) -> Checked {
     );
     let superseded = operations.iter().filter(|operation| closed_with(operation, 4004)).count();
     Checked::new("one owner", &["I2", "I5"], summary, judge.anomalies)
-        .at_least("grants", 100, grants)
+        .at_least("grants", 50, grants)
         .at_least("frames", 200, frames)
         .at_least("superseded", 50, superseded)
         .figure("frames_in_flight_at_a_take_over", judge.in_flight)

@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn the_end_of_a_session_takes_its_connections_at_once_and_for_ever() {
         let mut story = Story::default();
-        story.ok("open", "own-1", json!(null), json!({ "epoch": 5 }));
+        story.ok("open", "own-1", json!({ "nonce": "n" }), json!({ "epoch": 5 }));
         register(&mut story, "c-5-1", 11);
         register(&mut story, "c-5-2", 12);
         lookup(&mut story, &[("c-5-1", 11), ("c-5-2", 12)], 13);

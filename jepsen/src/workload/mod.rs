@@ -1,5 +1,7 @@
 //! What clients do during a run: one file a workload, which says what it proves and how it is judged.
 
+mod append;
+mod lease;
 mod ownership;
 mod register;
 
@@ -48,4 +50,5 @@ pub struct Workload {
 }
 
 /// Every workload that there is.
-pub const WORKLOADS: &[Workload] = &[register::REGISTER, ownership::NEWEST, ownership::OLDEST];
+pub const WORKLOADS: &[Workload] =
+    &[register::REGISTER, ownership::NEWEST, ownership::OLDEST, lease::LEASE, append::APPEND];

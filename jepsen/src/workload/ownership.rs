@@ -38,8 +38,10 @@ const USERS: usize = 6;
 const CLIENTS_PER_USER: usize = 3;
 const PUSHERS_PER_USER: usize = 2;
 
-/// How long a client stays, unless it is sent away, and how long it waits before it comes back, milliseconds.
-const STAY_MS: std::ops::Range<u64> = 100..2_500;
+/// How long a client stays, unless it is sent away, and how long it waits before it comes back, milliseconds. One in six stays for long,
+/// so that it is still there when a frozen gateway has lost its lease and thaws.
+const STAY_MS: std::ops::Range<u64> = 100..1_500;
+const LONG_MS: std::ops::Range<u64> = 4_000..9_000;
 const AWAY_MS: std::ops::Range<u64> = 20..400;
 
 /// Time between two pushes of a service, and two lookups, milliseconds.
@@ -122,7 +124,8 @@ async fn come_and_go(common: &Common, user: usize, mut rng: Rng) {
         let outcome = client.perform(("connect", &user_name), asked, WELCOME_WITHIN, doing).await;
         let (Outcome::Ok(welcome), Some(socket)) = (outcome, opened) else { continue };
         remember(&common.latest[user], &welcome);
-        let stay = Duration::from_millis(rng.u64(STAY_MS));
+        let range = if rng.u32(..6) == 0 { LONG_MS } else { STAY_MS };
+        let stay = Duration::from_millis(rng.u64(range));
         listen(common, user, socket, number, &client, stay).await;
     }
 }
