@@ -185,6 +185,18 @@ impl Trouble {
     fn touches(&self, gateway: &str) -> bool {
         self.whom.as_ref().is_none_or(|whom| whom.contains(gateway))
     }
+
+    /// Whether the directory may have been unable to decide anything, also without a promotion: one node that dies or stands
+    /// still leaves a majority, of everything else that is not known.
+    fn may_stop_decisions(&self) -> bool {
+        let is_node = |name: &&String| name.starts_with("node-");
+        self.whom.as_ref().is_none_or(|whom| whom.iter().filter(is_node).count() > 1)
+    }
+
+    /// Whether it touched gateways and nothing else.
+    fn is_of_gateways(&self) -> bool {
+        self.whom.as_ref().is_some_and(|whom| whom.iter().all(|name| !name.starts_with("node-")))
+    }
 }
 
 fn troubles(faults: &[Operation<'_>]) -> Vec<Trouble> {
@@ -195,9 +207,11 @@ fn troubles(faults: &[Operation<'_>]) -> Vec<Trouble> {
         }
         let end = format!("{}-end", fault.f());
         let healed = faults[nth..].iter().find(|other| other.f() == end).and_then(Operation::known);
-        let listed = matches!(fault.f(), "kill" | "pause").then(|| fault.result().and_then(Value::as_array)).flatten();
+        let listed = matches!(fault.f(), "kill" | "kill-all" | "pause" | "pause-lease")
+            .then(|| fault.result().and_then(Value::as_array))
+            .flatten();
         let whom = listed.map(|names| names.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect());
-        let killed = fault.known().filter(|_| fault.f() == "kill");
+        let killed = fault.known().filter(|_| fault.f().starts_with("kill"));
         troubles.push(Trouble { from: fault.began(), until: healed.unwrap_or(Time::MAX), killed, whom });
     }
     troubles
@@ -250,12 +264,12 @@ impl Judge {
                 self.gone.entry(*id).or_insert(to - silent);
                 continue;
             }
-            let promoted = self.promotions.iter().rev().find(|at| **at <= from).copied().unwrap_or_default();
+            let Some(able) = self.able_since(from) else { continue };
             let lease = held.gateway.as_ref().map_or_else(
                 || self.sessions.get(&id.epoch).map_or(GATEWAY_LEASE, |session| session.lease),
                 |_| GATEWAY_LEASE,
             );
-            let bound = silent.max(promoted) + lease + CLEAN_UP;
+            let bound = silent.max(able) + lease + CLEAN_UP;
             if from > bound + SLACK {
                 let late = (from - bound) / MS;
                 found.push(("ghost", format!("{id} is shown {late} ms after it had to be forgotten")));
@@ -264,6 +278,16 @@ impl Judge {
         for (name, what) in found {
             self.tell(name, what, vec![look.invoked.index, ended.index]);
         }
+    }
+
+    /// Since when one leader can have decided without interruption, as far as is known at that time; `None` if that is not certain.
+    fn able_since(&self, now: Time) -> Option<Time> {
+        let promoted = self.promotions.iter().rev().find(|at| **at <= now).copied().unwrap_or_default();
+        let stops = || self.troubles.iter().filter(|trouble| trouble.may_stop_decisions() && trouble.from <= now);
+        if stops().any(|trouble| trouble.until > now) {
+            return None;
+        }
+        Some(stops().map(|trouble| trouble.until).fold(promoted, Time::max))
     }
 
     /// Whether a look between these times has to show it.
@@ -291,15 +315,26 @@ impl Judge {
         kills.filter(|killed| *killed > held.since).min()
     }
 
-    fn checked(self) -> Checked {
-        let times = |killed: bool| {
-            let of = |(id, gone): (&ConnectionId, &Time)| {
-                (self.held.get(id).is_some_and(|held| held.gateway.is_some()) == killed).then_some(gone / MS)
+    /// After how many milliseconds entries were gone, in order: of sessions that fell silent, or of gateways that were killed while nothing
+    /// else was broken. What takes the directory down as well takes longer, and is bounded only.
+    fn gone_ms(&self, killed: bool) -> Vec<Time> {
+        let of = |(id, gone): (&ConnectionId, &Time)| {
+            let held = self.held.get(id)?;
+            let since = self.silence(*id, held)?;
+            let disturbs = |trouble: &Trouble| {
+                !trouble.is_of_gateways()
+                    && trouble.from <= since + gone
+                    && since <= trouble.until.saturating_add(NOTED_LATE)
             };
-            let mut times: Vec<Time> = self.gone.iter().filter_map(of).collect();
-            times.sort_unstable();
-            times
+            let counts = held.gateway.is_some() == killed && !(killed && self.troubles.iter().any(disturbs));
+            counts.then_some(gone / MS)
         };
+        let mut times: Vec<Time> = self.gone.iter().filter_map(of).collect();
+        times.sort_unstable();
+        times
+    }
+
+    fn checked(self) -> Checked {
         let at = |times: &[Time], share: f64| {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -310,9 +345,9 @@ impl Judge {
             let nth = (times.len().saturating_sub(1) as f64 * share) as usize;
             times.get(nth).copied()
         };
-        let (silent, killed) = (times(false), times(true));
+        let (silent, killed) = (self.gone_ms(false), self.gone_ms(true));
         let summary = format!(
-            "{} connections were held; {} fell silent with their session and {} were killed with their gateway, and were watched until they were gone.",
+            "{} connections were held; {} fell silent with their session and {} were killed with their gateway alone, and were watched until they were gone.",
             self.held.len(),
             silent.len(),
             killed.len()

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod differential;
 pub mod durable;
+pub mod edn;
 pub mod enough;
 pub mod lease;
 #[cfg(test)]

@@ -1,12 +1,14 @@
-//! The folder of a run: `history.jsonl`, `results.json`, and a log of every process.
+//! The folder of a run: `history.jsonl` and the same for Knossos, `history.edn`, `results.json`, and a log of every process.
 
 use std::path::Path;
 
+use crate::check::edn;
 use crate::cluster::HarnessError;
 use crate::history::History;
 use crate::run::Results;
 
 const HISTORY: &str = "history.jsonl";
+const EDN: &str = "history.edn";
 const RESULTS: &str = "results.json";
 
 fn failed(folder: &Path, file: &str) -> impl Fn(std::io::Error) -> HarnessError {
@@ -43,7 +45,8 @@ pub fn results(folder: &Path) -> Result<Results, HarnessError> {
 ///
 /// # Errors
 /// When the folder can't be written.
-pub fn write(folder: &Path, _history: &History, results: &Results) -> Result<(), HarnessError> {
+pub fn write(folder: &Path, history: &History, results: &Results) -> Result<(), HarnessError> {
+    std::fs::write(folder.join(EDN), edn::text(history)).map_err(failed(folder, EDN))?;
     let text = serde_json::to_vec_pretty(results).expect("results are plain data");
     std::fs::write(folder.join(RESULTS), text).map_err(failed(folder, RESULTS))
 }

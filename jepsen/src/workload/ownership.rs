@@ -21,7 +21,7 @@ pub(super) const NEWEST: Workload = Workload {
     about: "clients want the same exclusive users on several gateways at once; the newest wins",
     proves: &["I2", "I5"],
     plan: |plan| exclusive(plan, "newest_wins"),
-    act: |context| Box::pin(act(context)),
+    act: |context| Box::pin(act(context, 6)),
     settle: |_| Box::pin(async {}),
     checkers: &[ownership::check, asked_enough],
 };
@@ -31,6 +31,8 @@ pub(super) const OLDEST: Workload = Workload {
     name: "ownership-oldest",
     about: "as ownership, and the oldest wins",
     plan: |plan| exclusive(plan, "oldest_wins"),
+    // Nobody gets in while one stays.
+    act: |context| Box::pin(act(context, 40)),
     ..NEWEST
 };
 
@@ -38,7 +40,7 @@ const USERS: usize = 6;
 const CLIENTS_PER_USER: usize = 3;
 const PUSHERS_PER_USER: usize = 2;
 
-/// How long a client stays, unless it is sent away, and how long it waits before it comes back, milliseconds. One in six stays for long,
+/// How long a client stays, unless it is sent away, and how long it waits before it comes back, milliseconds. Some stay for long,
 /// so that it is still there when a frozen gateway has lost its lease and thaws.
 const STAY_MS: std::ops::Range<u64> = 100..1_500;
 const LONG_MS: std::ops::Range<u64> = 4_000..9_000;
@@ -75,7 +77,8 @@ struct Common {
     latest: Arc<[Mutex<Vec<String>>]>,
 }
 
-async fn act(context: Context) {
+/// One stay in `long_in` is a long one.
+async fn act(context: Context, long_in: u32) {
     let mut rng = Rng::with_seed(context.seed);
     let common = Common {
         service: Service::new(&context),
@@ -88,7 +91,7 @@ async fn act(context: Context) {
     for user in 0..USERS {
         for _ in 0..CLIENTS_PER_USER {
             let (common, rng) = (common.clone(), rng.fork());
-            work.spawn(async move { come_and_go(&common, user, rng).await });
+            work.spawn(async move { come_and_go(&common, user, rng, long_in).await });
         }
         for _ in 0..PUSHERS_PER_USER {
             let (common, rng) = (common.clone(), rng.fork());
@@ -111,7 +114,7 @@ fn name(user: usize) -> String {
     format!("user-{user}")
 }
 
-async fn come_and_go(common: &Common, user: usize, mut rng: Rng) {
+async fn come_and_go(common: &Common, user: usize, mut rng: Rng, long_in: u32) {
     let mut client = common.context.recorder.client();
     let user_name = name(user);
     while pause(Duration::from_millis(rng.u64(AWAY_MS)), &common.context.stop).await {
@@ -124,7 +127,7 @@ async fn come_and_go(common: &Common, user: usize, mut rng: Rng) {
         let outcome = client.perform(("connect", &user_name), asked, WELCOME_WITHIN, doing).await;
         let (Outcome::Ok(welcome), Some(socket)) = (outcome, opened) else { continue };
         remember(&common.latest[user], &welcome);
-        let range = if rng.u32(..6) == 0 { LONG_MS } else { STAY_MS };
+        let range = if rng.u32(..long_in) == 0 { LONG_MS } else { STAY_MS };
         let stay = Duration::from_millis(rng.u64(range));
         listen(common, user, socket, number, &client, stay).await;
     }
