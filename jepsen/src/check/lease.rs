@@ -37,9 +37,11 @@ const NOTED_LATE: Time = 2_000 * MS;
 pub fn check(history: &History) -> Checked {
     let operations = history.operations();
     let faults = history.faults();
+    let held = held(&operations);
     let mut judge = Judge {
         sessions: sessions(&operations),
-        held: held(&operations),
+        watched: held.keys().copied().collect(),
+        held,
         promotions: promotions(&operations),
         troubles: troubles(&faults),
         gone: BTreeMap::new(),
@@ -222,8 +224,10 @@ struct Judge {
     held: BTreeMap<ConnectionId, Held>,
     promotions: Vec<Time>,
     troubles: Vec<Trouble>,
-    /// What was first not shown, and how long after the silence or the kill.
-    gone: BTreeMap<ConnectionId, Time>,
+    /// What is looked for.
+    watched: BTreeSet<ConnectionId>,
+    /// What was not shown any more: when that was known, and how long after the silence or the kill.
+    gone: BTreeMap<ConnectionId, (Time, Time)>,
     anomalies: Vec<Anomaly>,
     /// Looks at held connections that said something.
     judged: usize,
@@ -252,32 +256,40 @@ impl Judge {
             result["connections"].as_array().into_iter().flatten().filter_map(id).collect();
         let (from, to) = (look.began(), ended.time);
         let mut found = Vec::new();
-        for (id, held) in &self.held {
-            let is_shown = shown.contains(id);
-            let lost = !is_shown && held.since <= from && self.must_be_shown(*id, held, from, to);
+        let back = shown.iter().filter(|id| self.gone.get(id).is_some_and(|(at, _)| *at < from));
+        found.extend(back.map(|id| ("came back", format!("{id} is shown again after it was gone"))));
+        for id in std::mem::take(&mut self.watched) {
+            let held = &self.held[&id];
+            let is_shown = shown.contains(&id);
+            let lost = !is_shown && held.since <= from && self.must_be_shown(id, held, from, to);
             if lost {
                 found.push(("false expiry", format!("{id} is not shown, and its session was alive")));
             }
             self.judged += usize::from(lost || is_shown);
-            let Some(silent) = self.silence(*id, held).filter(|silent| *silent < from) else { continue };
-            if !is_shown {
-                self.gone.entry(*id).or_insert(to - silent);
-                continue;
-            }
-            let Some(able) = self.able_since(from) else { continue };
-            let lease = held.gateway.as_ref().map_or_else(
-                || self.sessions.get(&id.epoch).map_or(GATEWAY_LEASE, |session| session.lease),
-                |_| GATEWAY_LEASE,
-            );
-            let bound = silent.max(able) + lease + CLEAN_UP;
-            if from > bound + SLACK {
-                let late = (from - bound) / MS;
-                found.push(("ghost", format!("{id} is shown {late} ms after it had to be forgotten")));
+            let silent = self.silence(id, held).filter(|silent| *silent < from);
+            match silent {
+                Some(silent) if !is_shown => drop(self.gone.insert(id, (to, to - silent))),
+                Some(silent) => {
+                    found.extend(self.ghost(id, held, silent, from).map(|what| ("ghost", what)));
+                    self.watched.insert(id);
+                }
+                // It left by itself.
+                None if held.until.saturating_add(NOTED_LATE) < from => {}
+                None => drop(self.watched.insert(id)),
             }
         }
         for (name, what) in found {
             self.tell(name, what, vec![look.invoked.index, ended.index]);
         }
+    }
+
+    /// What is wrong with showing something that is silent since then.
+    fn ghost(&self, id: ConnectionId, held: &Held, silent: Time, now: Time) -> Option<String> {
+        let own = || self.sessions.get(&id.epoch).map(|session| session.lease);
+        let lease = held.gateway.as_ref().map_or_else(own, |_| None).unwrap_or(GATEWAY_LEASE);
+        let bound = silent.max(self.able_since(now)?) + lease + CLEAN_UP;
+        let late = now.checked_sub(bound + SLACK)? / MS;
+        Some(format!("{id} is shown, and had to be forgotten {late} ms ago, with all slack"))
     }
 
     /// Since when one leader can have decided without interruption, as far as is known at that time; `None` if that is not certain.
@@ -318,7 +330,7 @@ impl Judge {
     /// After how many milliseconds entries were gone, in order: of sessions that fell silent, or of gateways that were killed while nothing
     /// else was broken. What takes the directory down as well takes longer, and is bounded only.
     fn gone_ms(&self, killed: bool) -> Vec<Time> {
-        let of = |(id, gone): (&ConnectionId, &Time)| {
+        let of = |(id, (_, gone)): (&ConnectionId, &(Time, Time))| {
             let held = self.held.get(id)?;
             let since = self.silence(*id, held)?;
             let disturbs = |trouble: &Trouble| {
@@ -427,6 +439,11 @@ mod tests {
         assert!(names(&story).is_empty());
         let mut promoted = story.clone();
         promoted.ok("term", "node-1", json!(null), json!({ "term": 2, "leader": 2 }));
+        let mut gone = story.clone();
+        look(&mut gone, &[]);
+        assert!(names(&gone).is_empty());
+        look(&mut gone, &["c-5-1"]);
+        assert_eq!(names(&gone), ["came back"]);
         for story in [&mut promoted, &mut story] {
             story.pass(1_000);
             look(story, &["c-5-1"]);
@@ -453,7 +470,7 @@ mod tests {
             story.ok("connect", user, json!(null), json!({ "connection": connection, "gateway": gateway }));
         }
         story.fault("kill", json!(["gw-1"]));
-        look(&mut story, &["c-8-1"]);
+        look(&mut story, &["c-7-1", "c-8-1"]);
         assert!(names(&story).is_empty());
         look(&mut story, &["c-7-1"]);
         assert_eq!(names(&story), ["false expiry"], "gw-2 was not touched");

@@ -41,7 +41,8 @@ pub fn check(history: &History) -> Checked {
     let mut judge = Judge { asked, anomalies: Vec::new(), in_flight: 0 };
     for (user, seen) in &users {
         judge.grants(user, &seen.grants);
-        seen.frames.iter().for_each(|frame| judge.frame(user, frame, &seen.grants));
+        let told = Told::new(&seen.grants);
+        seen.frames.iter().for_each(|frame| judge.frame(user, frame, &told));
         judge.lookups(user, &seen.lookups, &seen.grants);
     }
     let (grants, frames): (usize, usize) =
@@ -87,6 +88,44 @@ fn grant(result: &Value, began: Option<usize>, told: usize) -> Option<Grant> {
     Some(Grant { granted: result["granted"].as_u64()?, socket: result["socket"].as_u64()?, began, told })
 }
 
+/// The grants of a user, so that the latest one before an event is found at once.
+struct Told {
+    /// In the order in which sockets were told: the latest grant until then, and the latest one of another socket than that.
+    latest: Vec<(usize, Grant, Option<Grant>)>,
+    /// Where each socket was told of each of its grants.
+    own: BTreeMap<(u64, u64), usize>,
+}
+
+impl Told {
+    fn new(grants: &[Grant]) -> Self {
+        let mut grants = grants.to_vec();
+        grants.sort_by_key(|grant| grant.told);
+        let mut latest: Vec<(usize, Grant, Option<Grant>)> = Vec::new();
+        for grant in &grants {
+            let (first, second) = match latest.last() {
+                None => (*grant, None),
+                Some((_, first, second)) if grant.granted > first.granted => {
+                    (*grant, if first.socket == grant.socket { *second } else { Some(*first) })
+                }
+                Some((_, first, second)) => {
+                    let is_second = grant.socket != first.socket && second.is_none_or(|s| grant.granted > s.granted);
+                    (*first, if is_second { Some(*grant) } else { *second })
+                }
+            };
+            latest.push((grant.told, first, second));
+        }
+        let own = grants.iter().map(|grant| ((grant.socket, grant.granted), grant.told)).collect();
+        Self { latest, own }
+    }
+
+    /// The latest grant that was told before an event, to any socket but this one.
+    fn latest(&self, before: usize, other_than: Option<u64>) -> Option<Grant> {
+        let nth = self.latest.partition_point(|(told, ..)| *told < before).checked_sub(1)?;
+        let (_, first, second) = self.latest[nth];
+        if other_than == Some(first.socket) { second } else { Some(first) }
+    }
+}
+
 struct Judge {
     /// Where each push was asked for, by payload.
     asked: BTreeMap<u64, usize>,
@@ -108,22 +147,21 @@ impl Judge {
                 self.tell("granted twice", what, vec![other.told, grant.told]);
             }
         }
+        let told = Told::new(grants);
         for later in grants {
-            let before = |earlier: &&Grant| later.began.is_some_and(|began| earlier.told < began);
-            if let Some(earlier) = grants.iter().filter(before).find(|earlier| earlier.granted >= later.granted) {
+            let before = later.began.and_then(|began| told.latest(began, None));
+            if let Some(earlier) = before.filter(|earlier| earlier.granted >= later.granted) {
                 let what = format!("{user}: {} was granted after {}", later.granted, earlier.granted);
                 self.tell("grant going back", what, vec![earlier.told, later.told]);
             }
         }
     }
 
-    fn frame(&mut self, user: &str, frame: &Operation<'_>, grants: &[Grant]) {
+    fn frame(&mut self, user: &str, frame: &Operation<'_>, told: &Told) {
         let (Some(result), Some(received)) = (frame.result(), frame.ended) else { return };
         let number = |name: &str| result[name].as_u64().unwrap_or_default();
         let (socket, granted, payload) = (number("socket"), number("granted"), number("payload"));
-        let newer = |grant: &&Grant| grant.socket != socket && grant.granted > granted;
-        let own = |grant: &Grant| grant.socket == socket && grant.granted == granted && grant.told < received.index;
-        if !grants.iter().any(own) {
+        if told.own.get(&(socket, granted)).is_none_or(|told| *told > received.index) {
             let what = format!("{user}: a frame names grant {granted}, which its socket was not told");
             self.tell("foreign grant", what, vec![received.index]);
         }
@@ -131,13 +169,14 @@ impl Judge {
             let what = format!("{user}: a frame carries {payload}, which nobody has sent");
             return self.tell("made up", what, vec![received.index]);
         };
-        if let Some(newer) = grants.iter().filter(newer).find(|grant| grant.told < asked) {
+        let newer = |before: usize| told.latest(before, Some(socket)).filter(|grant| grant.granted > granted);
+        if let Some(newer) = newer(asked) {
             let what = format!(
                 "{user}: push {payload} was asked for after the welcome of {}, and came out of the connection granted at {granted}",
                 newer.granted
             );
             self.tell("two owners", what, vec![newer.told, asked, received.index]);
-        } else if grants.iter().filter(newer).any(|grant| grant.told < received.index) {
+        } else if newer(received.index).is_some() {
             self.in_flight += 1;
         }
     }

@@ -15,9 +15,10 @@ use crate::verdict::{Anomaly, Checked};
 /// Checks each user of the history.
 pub fn check(history: &History) -> Checked {
     let users = users(history);
-    let (mut anomalies, mut operations) = (Vec::new(), 0);
+    let (mut anomalies, mut operations, mut equal) = (Vec::new(), 0, 0);
     for (name, user) in &users {
         operations += user.steps.len();
+        equal += equal_grants(user);
         anomalies.extend(anomalies_of(name, user));
     }
     let summary = format!(
@@ -25,7 +26,19 @@ pub fn check(history: &History) -> Checked {
         users.len(),
         anomalies.len()
     );
-    Checked::new("revisions", &["I1", "I2"], summary, anomalies).figure("operations", operations)
+    Checked::new("revisions", &["I1", "I2"], summary, anomalies)
+        .figure("operations", operations)
+        .figure("equal_grants", equal)
+}
+
+/// Connections of an exclusive user that were granted at the revision of another one: by one log entry, which `granted` does not order.
+fn equal_grants(user: &User) -> usize {
+    let grants = user.steps.iter().filter_map(|step| match step.what {
+        What::Register { exclusive: true, answer: Some(Registered::Granted { granted, .. }), .. } => Some(granted),
+        _ => None,
+    });
+    let (grants, mut different) = (grants.collect::<Vec<_>>(), BTreeSet::new());
+    grants.into_iter().filter(|granted| !different.insert(*granted)).count()
 }
 
 /// What is wrong with what was shown of one user.
