@@ -328,7 +328,8 @@ impl Judge {
     }
 
     /// After how many milliseconds entries were gone, in order: of sessions that fell silent, or of gateways that were killed while nothing
-    /// else was broken. What takes the directory down as well takes longer, and is bounded only.
+    /// else was broken and nobody was promoted. A new leader knows of no stream that was closed before, so there the lease decides,
+    /// and the time is bounded only.
     fn gone_ms(&self, killed: bool) -> Vec<Time> {
         let of = |(id, (_, gone)): (&ConnectionId, &(Time, Time))| {
             let held = self.held.get(id)?;
@@ -338,7 +339,9 @@ impl Judge {
                     && trouble.from <= since + gone
                     && since <= trouble.until.saturating_add(NOTED_LATE)
             };
-            let counts = held.gateway.is_some() == killed && !(killed && self.troubles.iter().any(disturbs));
+            let promoted = |at: &Time| *at <= since + gone && since <= at.saturating_add(NOTED_LATE);
+            let disturbed = self.troubles.iter().any(disturbs) || self.promotions.iter().any(promoted);
+            let counts = held.gateway.is_some() == killed && !(killed && disturbed);
             counts.then_some(gone / MS)
         };
         let mut times: Vec<Time> = self.gone.iter().filter_map(of).collect();
