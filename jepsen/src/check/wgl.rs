@@ -279,6 +279,18 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_too_long_is_not_decided() {
+        let mut story = Story::default();
+        for serial in 0..200 {
+            let asked = json!({ "connection": format!("c-5-{serial}"), "policy": "multi", "max": 3 });
+            let lost = story.begin("register", "alice", asked);
+            story.end(lost, crate::history::Kind::Info, json!(null), Some("no answer"));
+        }
+        lookup(&mut story, &[], 9);
+        assert_eq!(check(&story.history()).verdict, Verdict::Unknown);
+    }
+
+    #[test]
     fn a_limit_is_exact() {
         let asked = |id: &str| json!({ "connection": id, "policy": "multi", "max": 2 });
         let mut story = Story::default();
