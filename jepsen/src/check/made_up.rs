@@ -4,13 +4,15 @@
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::history::{Event, History, Kind, Process};
+use crate::history::{Event, History, Kind, Nemesis, Process};
 
 /// Writes a history line by line; an operation is one process.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Story {
     events: Vec<Event>,
     processes: u32,
+    /// Milliseconds that passed between lines.
+    passed: u64,
 }
 
 impl Story {
@@ -18,7 +20,7 @@ impl Story {
     pub(super) fn begin(&mut self, f: &str, key: &str, value: Value) -> u32 {
         let process = self.processes;
         self.processes += 1;
-        self.note(process, Kind::Invoke, f, key, value, None);
+        self.note(Process::Client(process), Kind::Invoke, f, key, value, None);
         process
     }
 
@@ -26,7 +28,7 @@ impl Story {
     pub(super) fn end(&mut self, process: u32, kind: Kind, value: Value, error: Option<&str>) {
         let begun = self.events.iter().find(|event| event.process == Process::Client(process));
         let (f, key) = begun.map(|event| (event.f.clone(), event.key.clone())).expect("it began");
-        self.note(process, kind, &f, &key.expect("it has one"), value, error);
+        self.note(Process::Client(process), kind, &f, &key.expect("it has one"), value, error);
     }
 
     /// An operation that nothing else overlaps.
@@ -46,12 +48,24 @@ impl Story {
         History { events: self.events.clone() }
     }
 
-    fn note(&mut self, process: u32, kind: Kind, f: &str, key: &str, value: Value, error: Option<&str>) {
+    /// So many milliseconds pass.
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.passed += ms;
+    }
+
+    /// The nemesis breaks something.
+    pub(super) fn fault(&mut self, f: &str, what: Value) {
+        let nemesis = Process::Nemesis(Nemesis::Nemesis);
+        self.note(nemesis, Kind::Invoke, f, "", Value::Null, None);
+        self.note(nemesis, Kind::Ok, f, "", what, None);
+    }
+
+    fn note(&mut self, process: Process, kind: Kind, f: &str, key: &str, value: Value, error: Option<&str>) {
         let index = self.events.len();
         self.events.push(Event {
             index,
-            time: index as u64 * 1_000_000,
-            process: Process::Client(process),
+            time: (index as u64 + self.passed) * 1_000_000,
+            process,
             kind,
             f: f.to_owned(),
             key: Some(key.to_owned()),
@@ -74,7 +88,7 @@ struct Under {
 pub(super) fn right(rng: &mut Rng, operations: usize, exclusive: bool, unknown: u32) -> History {
     let mut directory = Directory { live: Vec::new(), superseded: Vec::new(), revision: 10, exclusive };
     let mut story = Story::default();
-    story.ok("open", "own-1", Value::Null, json!({ "epoch": 5 }));
+    story.ok("open", "own-1", json!({ "nonce": "n" }), json!({ "epoch": 5 }));
     let mut under: Vec<Under> = Vec::new();
     let (mut begun, mut serial, mut known) = (0, 0, Vec::new());
     while begun < operations || !under.is_empty() {

@@ -5,10 +5,15 @@ pub mod cache;
 pub mod coverage;
 #[cfg(test)]
 mod differential;
+pub mod durable;
+pub mod edn;
+pub mod enough;
 pub mod feed;
 mod known;
+pub mod lease;
 #[cfg(test)]
 mod made_up;
+pub mod ownership;
 pub mod processes;
 pub mod push;
 #[cfg(test)]

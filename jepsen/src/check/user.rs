@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use switchboard::directory::{ConnectionId, Epoch};
 
-use crate::history::{History, Kind, Operation};
+use crate::history::{Event, History, Kind, Operation};
 
 /// What was asked, and what was answered where that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,8 +163,19 @@ impl What {
     }
 }
 
+/// Where each process first asked for its session, by its nonce. Later copies of the request are answered as the first was, so an
+/// answer shows that the session was there after the first, and no more.
+pub(super) fn first_asked<'a>(operations: &[Operation<'a>]) -> BTreeMap<&'a str, &'a Event> {
+    let mut first = BTreeMap::new();
+    for open in operations.iter().filter(|operation| operation.f() == "open") {
+        first.entry(open.invoked.value["nonce"].as_str().unwrap_or_default()).or_insert(open.invoked);
+    }
+    first
+}
+
 fn lives(operations: &[Operation<'_>]) -> BTreeMap<Epoch, Life> {
     let mut lives: BTreeMap<Epoch, Life> = BTreeMap::new();
+    let first_asked = first_asked(operations);
     for operation in operations {
         let value = &operation.invoked.value;
         let epoch = match operation.f() {
@@ -181,6 +192,10 @@ fn lives(operations: &[Operation<'_>]) -> BTreeMap<Epoch, Life> {
             ("end", Kind::Ok) => life.is_over(ended.index),
             (_, Kind::Fail) if says_over => life.is_over(ended.index),
             ("end", _) => {}
+            ("open", Kind::Ok) => {
+                let first = first_asked.get(value["nonce"].as_str().unwrap_or_default());
+                life.alive = life.alive.max(first.map_or(0, |first| first.index));
+            }
             (_, Kind::Ok) => life.alive = life.alive.max(operation.invoked.index),
             _ => {}
         }

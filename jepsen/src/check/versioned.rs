@@ -15,9 +15,10 @@ use crate::verdict::{Anomaly, Checked};
 /// Checks each user of the history.
 pub fn check(history: &History) -> Checked {
     let users = users(history);
-    let (mut anomalies, mut operations) = (Vec::new(), 0);
+    let (mut anomalies, mut operations, mut equal) = (Vec::new(), 0, 0);
     for (name, user) in &users {
         operations += user.steps.len();
+        equal += equal_grants(user);
         anomalies.extend(anomalies_of(name, user));
     }
     let summary = format!(
@@ -25,7 +26,19 @@ pub fn check(history: &History) -> Checked {
         users.len(),
         anomalies.len()
     );
-    Checked::new("revisions", &["I1", "I2"], summary, anomalies).figure("operations", operations)
+    Checked::new("revisions", &["I1", "I2"], summary, anomalies)
+        .figure("operations", operations)
+        .figure("equal_grants", equal)
+}
+
+/// Connections of an exclusive user that were granted at the revision of another one: by one log entry, which `granted` does not order.
+fn equal_grants(user: &User) -> usize {
+    let grants = user.steps.iter().filter_map(|step| match step.what {
+        What::Register { exclusive: true, answer: Some(Registered::Granted { granted, .. }), .. } => Some(granted),
+        _ => None,
+    });
+    let (grants, mut different) = (grants.collect::<Vec<_>>(), BTreeSet::new());
+    grants.into_iter().filter(|granted| !different.insert(*granted)).count()
 }
 
 /// What is wrong with what was shown of one user.
@@ -295,8 +308,12 @@ impl Judge<'_> {
     fn unregister(&mut self, step: &Step, id: ConnectionId, existed: bool) {
         let (Some(revision), Some(ended)) = (step.revision, step.ended) else { return };
         let (is, may_be) = match self.lives.get(&id) {
-            // What is removed here is gone at this revision, and was there right before.
-            Some(life) => (life.is_there(revision, ended), life.may_be_there(revision, ended)),
+            // What is removed here is gone at this revision, and was there right before. What the same log entry grants may have
+            // come after this.
+            Some(life) => {
+                let before = life.granted.is_some_and(|granted| granted < revision);
+                (before && life.is_there(revision, ended), life.may_be_there(revision, ended))
+            }
             None => (false, false),
         };
         if !existed && is {
@@ -323,6 +340,31 @@ impl Judge<'_> {
                 }
                 last.insert(*id, *revision);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::check::made_up::Story;
+    use crate::history::Kind;
+
+    #[test]
+    fn what_one_log_entry_did_has_no_order_by_revisions() {
+        let id = json!({ "connection": "c-5-1", "policy": "multi", "max": 3 });
+        for at in [11, 12] {
+            let mut story = Story::default();
+            let (registers, unregisters) =
+                (story.begin("register", "alice", id.clone()), story.begin("unregister", "alice", id.clone()));
+            story.end(registers, Kind::Ok, json!({ "granted": 11, "superseded": [], "revision": 11 }), None);
+            story.end(unregisters, Kind::Ok, json!({ "existed": false, "revision": at }), None);
+            story.lives();
+            let names: Vec<String> =
+                check(&story.history()).anomalies.into_iter().map(|anomaly| anomaly.name).collect();
+            assert_eq!(names.is_empty(), at == 11, "{names:?}: by a later entry it would have been found");
         }
     }
 }

@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn the_end_of_a_session_takes_its_connections_at_once_and_for_ever() {
         let mut story = Story::default();
-        story.ok("open", "own-1", json!(null), json!({ "epoch": 5 }));
+        story.ok("open", "own-1", json!({ "nonce": "n" }), json!({ "epoch": 5 }));
         register(&mut story, "c-5-1", 11);
         register(&mut story, "c-5-2", 12);
         lookup(&mut story, &[("c-5-1", 11), ("c-5-2", 12)], 13);
@@ -276,6 +276,18 @@ mod tests {
         register(&mut half, "c-5-2", 12);
         lookup(&mut half, &[("c-5-2", 12)], 13);
         assert!(refused(&half), "nobody sees half of an end");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_not_decided() {
+        let mut story = Story::default();
+        for serial in 0..200 {
+            let asked = json!({ "connection": format!("c-5-{serial}"), "policy": "multi", "max": 3 });
+            let lost = story.begin("register", "alice", asked);
+            story.end(lost, crate::history::Kind::Info, json!(null), Some("no answer"));
+        }
+        lookup(&mut story, &[], 9);
+        assert_eq!(check(&story.history()).verdict, Verdict::Unknown);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The folder of a run: what was noted, what it shows, and pages that let people see it. The history is the source; everything
 //! else is made from it, again whenever it is judged again.
 //!
-//! `history.jsonl` and `results.json` are for programs, `index.html`, `timeline.html`, `latency.svg` and `rate.svg` for people;
+//! `history.jsonl`, `history.edn` (for Knossos) and `results.json` are for programs, `index.html`, `timeline.html`, `latency.svg` and `rate.svg` for people;
 //! beside them is a log of every process. All text that comes from a run is escaped in one place (`page`), and no page needs a
 //! script or a network.
 
@@ -24,12 +24,13 @@ use std::path::Path;
 
 pub use about::About;
 pub use counts::{Counts, Ended};
-
+use crate::check::edn;
 use crate::cluster::HarnessError;
 use crate::history::History;
 use crate::run::Results;
 
 const HISTORY: &str = "history.jsonl";
+const EDN: &str = "history.edn";
 const RESULTS: &str = "results.json";
 const INDEX: &str = "index.html";
 
@@ -75,5 +76,6 @@ pub fn write(folder: &Path, history: &History, results: &Results) -> Result<(), 
     put("latency.svg", plots[0].as_bytes())?;
     put("rate.svg", plots[1].as_bytes())?;
     put("timeline.html", timeline::html(history, &bands, &results.checked).as_bytes())?;
+    put(EDN, edn::text(history).as_bytes())?;
     put(INDEX, index::html(folder, history, &bands, results, &plots).as_bytes())
 }

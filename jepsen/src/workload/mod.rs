@@ -1,7 +1,17 @@
 //! What clients do during a run: one file a workload, which says what it proves and how it is judged.
 
+mod append;
+mod cache;
 mod last_look;
+mod lease;
+mod membership;
+mod ownership;
+mod push;
+mod pushers;
 mod register;
+mod topics;
+mod upgrade;
+mod users;
 mod watch;
 mod watchers;
 mod writers;
@@ -51,4 +61,16 @@ pub struct Workload {
 }
 
 /// Every workload that there is.
-pub const WORKLOADS: &[Workload] = &[register::REGISTER, watch::WATCH];
+pub const WORKLOADS: &[Workload] = &[
+    register::REGISTER,
+    ownership::NEWEST,
+    ownership::OLDEST,
+    lease::LEASE,
+    append::APPEND,
+    watch::WATCH,
+    cache::CACHE,
+    push::PUSH,
+    topics::TOPICS,
+    membership::MEMBERSHIP,
+    upgrade::UPGRADE,
+];
