@@ -1,7 +1,14 @@
 //! What clients do during a run: one file a workload, which says what it proves and how it is judged.
 
+mod cache;
 mod last_look;
+mod membership;
+mod push;
+mod pushers;
 mod register;
+mod topics;
+mod upgrade;
+mod users;
 mod watch;
 mod watchers;
 mod writers;
@@ -51,4 +58,12 @@ pub struct Workload {
 }
 
 /// Every workload that there is.
-pub const WORKLOADS: &[Workload] = &[register::REGISTER, watch::WATCH];
+pub const WORKLOADS: &[Workload] = &[
+    register::REGISTER,
+    watch::WATCH,
+    cache::CACHE,
+    push::PUSH,
+    topics::TOPICS,
+    membership::MEMBERSHIP,
+    upgrade::UPGRADE,
+];
