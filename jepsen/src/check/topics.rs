@@ -21,7 +21,7 @@ pub fn check(history: &History) -> Checked {
     let (lookups, wrong) = shown(&operations, &log);
     anomalies.extend(wrong);
     let summary = format!("{changes} changes of topics were acknowledged, {lookups} answers compared with the watch.");
-    Checked::new("topics", &["I1", "I6"], summary, anomalies)
+    Checked::new("topics", &["I6", "I12"], summary, anomalies)
         .at_least("acknowledged changes of topics", 200, changes)
         .at_least("answers about topics", 200, lookups)
 }

@@ -13,15 +13,18 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use bytes::Bytes;
 use fastrand::Rng;
-use serde_json::Value;
+use serde_json::{Value, json};
 use switchboard::net::http::{Client as HttpClient, ClientError};
 use tokio::sync::watch;
 
-use crate::history::Outcome;
+use crate::history::{Client, Outcome};
 use crate::workload::Context;
 
 pub use session::{Batched, Session};
 pub use socket::{Heard, Socket};
+
+/// Longest wait for the answer to a lookup.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(2);
 
 /// A service: it asks any process.
 #[derive(Debug, Clone)]
@@ -160,6 +163,23 @@ impl Service {
         self.send(Method::GET, url, &[], None, within).await
     }
 
+    /// Asks any process who is there, linearizably; noted as `lookup` of the user, with pairs of id and grant.
+    pub async fn look_up(&self, client: &mut Client, user: &str, rng: &mut Rng) {
+        let api = self.any(rng);
+        let url = format!("{api}/v1/users/{user}");
+        let doing = async {
+            match self.get(&url, LOOKUP_WITHIN).await {
+                Ok(Reply { body, .. }) => {
+                    let all = body["connections"].as_array().into_iter().flatten();
+                    let pairs: Vec<Value> = all.map(|there| json!([there["id"], there["granted"]])).collect();
+                    Outcome::Ok(json!({ "connections": pairs, "revision": body["revision"] }))
+                }
+                Err(failure) => failure.of_read(),
+            }
+        };
+        client.perform(("lookup", user), json!({ "api": api }), LOOKUP_WITHIN * 2, doing).await;
+    }
+
     /// Posts.
     ///
     /// # Errors
@@ -178,8 +198,6 @@ pub async fn pause(wait: Duration, stop: &watch::Receiver<bool>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn error(status: u16, code: &str, applied: Option<&str>) -> Outcome {

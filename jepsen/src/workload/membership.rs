@@ -13,6 +13,7 @@ use super::writers::{Style, Writer};
 use super::{Context, Workload, last_look};
 use crate::check;
 use crate::client::pause;
+use crate::cluster::Place;
 use crate::history::{Client, Outcome};
 
 /// Whatever holds goes on to hold while the group changes.
@@ -73,7 +74,8 @@ async fn settle(context: Context) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     ask_all(&context, &mut client, &mut known, true).await;
-    last_look::everywhere(context).await;
+    let place = |(api, name)| Place { name, api, peer: String::new(), clients: String::new() };
+    last_look::at(context, known.into_iter().map(place).collect()).await;
 }
 
 /// Names of processes by the base address of their API.

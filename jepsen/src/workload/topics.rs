@@ -17,7 +17,7 @@ use crate::history::Outcome;
 pub(super) const TOPICS: Workload = Workload {
     name: "topics",
     about: "joins and leaves topics, ends sessions that have some, and looks topics up and lists them",
-    proves: &["I1", "I6"],
+    proves: &["I6", "I12"],
     plan: |_| {},
     act: |context| Box::pin(act(context)),
     settle: |context| Box::pin(last_look::everywhere(context)),

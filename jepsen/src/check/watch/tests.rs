@@ -174,6 +174,8 @@ fn a_list_that_is_not_what_the_changes_make_is_found() {
     assert_eq!(names(list(faultless(), b_listed())), [""; 0]);
     assert_eq!(names(list(faultless(), json!([]))), ["state and watch differ"]);
     let mut other = b_listed();
+    let late = list(batch(faultless(), json!({}), 6, json!({ "ok": true })), b_listed());
+    assert_eq!(names(late), ["stale list"], "revision 6 was known before it was asked");
     other[0]["granted"] = json!(2);
     assert_eq!(names(list(faultless(), other)), ["state and watch differ"]);
 }
