@@ -222,7 +222,11 @@ mod tests {
         let (joined, left) = (change(2, 0, "topic.joined", "t"), change(4, 0, "topic.left", "t"));
         let acts = |told| batch(batch(batch(told, "join", &["t"], 2), "join", &["t"], 3), "leave", &["t", "u"], 4);
         assert_eq!(names(acts(watched(&[joined.clone(), left.clone()]))), [""; 0]);
-        assert_eq!(names(acts(watched(&[joined.clone()]))), ["topics and watch differ"], "nobody told the last");
+        assert_eq!(
+            names(acts(watched(std::slice::from_ref(&joined)))),
+            ["topics and watch differ"],
+            "nobody told the last"
+        );
         let again = change(3, 0, "topic.joined", "t");
         assert_eq!(names(acts(watched(&[joined.clone(), again, left.clone()]))), ["topics and watch differ"]);
         let nobodys = change(7, 0, "topic.joined", "u");

@@ -128,7 +128,7 @@ pub(super) async fn compare_hashes(context: Context) {
             continue;
         }
         let mut asking = JoinSet::new();
-        for place in nodes.iter().cloned() {
+        for place in nodes.clone() {
             let (service, mut client) = (service.clone(), context.recorder.client());
             asking.spawn(async move { hash(&service, &mut client, &place, Some(now + AHEAD)).await });
         }

@@ -34,8 +34,9 @@ fn stream(told: Told, asked: Value, lines: &[Value]) -> Told {
 }
 
 fn batch(told: Told, op: Value, revision: u64, result: Value) -> Told {
-    let asked = json!({ "epoch": 1, "seq": 1, "ops": [op] });
-    told.ok((2, 3), ("batch", "s-1"), asked, json!({ "revision": revision, "results": [result] }))
+    let (ops, results) = (vec![op], vec![result]);
+    let asked = json!({ "epoch": 1, "ops": ops });
+    told.ok((2, 3), ("batch", "s-1"), asked, json!({ "revision": revision, "results": results }))
 }
 
 /// The faultless stream, from the very first change on, and the writes behind it.
@@ -48,7 +49,9 @@ fn faultless() -> Told {
 }
 
 fn list(told: Told, connections: Value) -> Told {
-    told.ok((30, 31), ("list", "node-1"), json!({}), json!({ "revision": 5, "connections": connections }))
+    let mut listed = json!({ "revision": 5 });
+    listed["connections"] = connections;
+    told.ok((30, 31), ("list", "node-1"), json!({}), listed)
 }
 
 fn b_listed() -> Value {
