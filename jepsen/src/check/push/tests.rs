@@ -1,3 +1,5 @@
+//! Faultless histories, and each with the fault that the checker exists for.
+
 use serde_json::json;
 
 use super::*;
