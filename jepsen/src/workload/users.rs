@@ -116,7 +116,9 @@ impl User {
     /// Stays for a while; asks now and then, and a last time before it goes.
     async fn stay(&mut self, mut open: Open) {
         self.recent.add(&open.connection);
-        let until = Instant::now() + Duration::from_millis(self.rng.u64(200..5_000));
+        // Some stay for so long that their gateway loses its session and has another one.
+        let stay_ms = if self.rng.u8(..4) == 0 { 5_000..20_000 } else { 200..4_000 };
+        let until = Instant::now() + Duration::from_millis(self.rng.u64(stay_ms));
         while Instant::now() < until && !*self.context.stop.borrow() {
             let next = until.min(Instant::now() + BARRIER_EVERY);
             let listening = listen(&mut open, &self.ears, &self.name, None);
