@@ -1,9 +1,9 @@
 //! From a target to its gateways, by the resolve rule: use what is known; on a miss, or where a gateway says gone or
 //! fenced, or can't be reached, read once linearizably, retry once, then answer.
 //!
-//! *Order.* Pushes that are given together and have one target are resolved together, sent in order, and retried in order
-//! after all first attempts have answered. So a later one can't overtake an earlier one that has to be resolved again:
-//! both went to the same connections, and both find them gone.
+//! *Order.* Pushes that are given together and are for one user, or for connections of one user, are resolved together, sent in order,
+//! and retried in order after all first attempts have answered. So a later one can't overtake an earlier one that has to be
+//! resolved again: what both went to, both find gone.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -43,8 +43,12 @@ pub struct Router<V, L> {
 /// A target in one attempt: where it is, and what became of it. No status: nothing is known.
 pub(super) type Tried = (Found, Option<TargetStatus>);
 
-/// What goes to one gateway: the place of the order among those that were given, the order, and its targets there.
-type Lane<'o> = Vec<(usize, &'o Order, Vec<Found>)>;
+/// Where each target is.
+type Resolved = BTreeMap<Target, At<Vec<Found>>>;
+
+/// What goes to one gateway: the place of the order among those that were given, the order, the revision at which it was
+/// resolved, and its targets there.
+type Lane<'o> = Vec<(usize, &'o Order, Revision, Vec<Found>)>;
 
 impl<V: View, L: Local> Router<V, L> {
     /// Reads `view`, delivers to `local` sockets directly, to gateways over `links`, to those of one's own by `http`.
@@ -61,11 +65,13 @@ impl<V: View, L: Local> Router<V, L> {
         self.push_together(vec![order]).await.pop().expect("there is one answer per order")
     }
 
-    /// Pushes in order; one answer per order. Those with one target arrive in this order.
+    /// Pushes in order; one answer per order. Those that reach one connection arrive there in this order.
     pub async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
+        let owners = self.owners(&orders).await;
         let mut groups: BTreeMap<Target, (Vec<usize>, Vec<Order>)> = BTreeMap::new();
         for (position, order) in orders.into_iter().enumerate() {
-            let group = groups.entry(order.target.clone()).or_default();
+            let subject = owners.get(&order.target).unwrap_or(&order.target).clone();
+            let group = groups.entry(subject).or_default();
             group.0.push(position);
             group.1.push(order);
         }
@@ -77,16 +83,44 @@ impl<V: View, L: Local> Router<V, L> {
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    /// Pushes with one target.
+    /// The users of the connections that are pushed to, where pushes to users are among the orders: what goes to a user goes to its
+    /// connections, too, and has an order with what goes to one of them.
+    async fn owners(&self, orders: &[Order]) -> BTreeMap<Target, Target> {
+        let is_user = |order: &&Order| matches!(order.target, Target::User(_));
+        let mut owners = BTreeMap::new();
+        let mut is_confirmed = !orders.iter().any(|order| is_user(&order));
+        if is_confirmed {
+            return owners;
+        }
+        for Order { target, .. } in orders.iter().filter(|order| !is_user(order)) {
+            let mut found = self.resolve(target).await;
+            if !is_confirmed && !found.as_ref().is_ok_and(|at| !at.value.is_empty()) {
+                // One that was welcomed a moment ago may be missing here, and not be when it is looked for again.
+                is_confirmed = true;
+                if self.view.linearize().await.is_ok() {
+                    found = self.resolve(target).await;
+                }
+            }
+            let owner = found.ok().and_then(|at| Some(Arc::clone(&at.value.first()?.connection.user)));
+            owners.extend(owner.map(|user| (target.clone(), Target::User(user))));
+        }
+        owners
+    }
+
+    /// Pushes for one user, or for one connection.
     async fn push_together(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
-        let at = match self.resolve(&orders[0].target).await {
+        let at = match self.resolve_all(&orders).await {
             Ok(at) => at,
             Err(stale) => return orders.iter().map(|_| Err(PushRefused::Unavailable(stale))).collect(),
         };
-        let first = self.attempt(&at, orders.iter().map(|order| (order, order.select(&at.value)))).await;
+        let first = self.attempt(orders.iter().map(|order| {
+            let at = &at[&order.target];
+            (order, at.revision, order.select(&at.value))
+        }));
+        let first = first.await;
         if first.iter().all(|tried| is_settled(tried)) {
             let answers = orders.iter().zip(first);
-            return answers.map(|(order, tried)| conclude(order, &at, tried)).collect();
+            return answers.map(|(order, tried)| conclude(order, &at[&order.target], tried)).collect();
         }
         self.retry(&orders, &at, first).await
     }
@@ -95,37 +129,52 @@ impl<V: View, L: Local> Router<V, L> {
     async fn retry(
         &self,
         orders: &[Order],
-        before: &At<Vec<Found>>,
+        before: &Resolved,
         first: Vec<Vec<Tried>>,
     ) -> Vec<Result<Pushed, PushRefused>> {
         let labels = [("process", Arc::clone(&self.process)), ("reason", reason(&first).into())];
         metrics::counter!("switchboard_push_reresolve_total", &labels).increment(1);
         let confirmed = match self.view.linearize().await {
-            Ok(()) => self.resolve(&orders[0].target).await,
+            Ok(()) => self.resolve_all(orders).await,
             Err(stale) => Err(stale),
         };
         let at = match confirmed {
             Ok(at) => at,
             Err(stale) => {
                 let answers = orders.iter().zip(first);
-                return answers.map(|(order, tried)| conclude_unconfirmed(order, before, tried, stale)).collect();
+                return answers
+                    .map(|(order, tried)| conclude_unconfirmed(order, &before[&order.target], tried, stale))
+                    .collect();
             }
         };
         let again = orders.iter().zip(&first).map(|(order, tried)| {
             let settled =
                 |id: ConnectionId| tried.iter().any(|(found, status)| found.id == id && !wants_retry(*status));
-            (order, order.select(&at.value).into_iter().filter(|found| !settled(found.id)).collect())
+            let at = &at[&order.target];
+            let wanted = order.select(&at.value).into_iter().filter(|found| !settled(found.id));
+            (order, at.revision, wanted.collect())
         });
-        let second = self.attempt(&at, again).await;
+        let second = self.attempt(again).await;
         let answers = orders.iter().zip(first.into_iter().zip(second));
         answers
             .map(|(order, (first, second))| {
                 // What was not reached at first and is no longer there by now was not a target.
                 let mut tried: Vec<Tried> = first.into_iter().filter(|(_, status)| !wants_retry(*status)).collect();
                 tried.extend(second);
-                conclude(order, &at, tried)
+                conclude(order, &at[&order.target], tried)
             })
             .collect()
+    }
+
+    /// Looks for each target once.
+    async fn resolve_all(&self, orders: &[Order]) -> Result<Resolved, Stale> {
+        let mut resolved = Resolved::new();
+        for Order { target, .. } in orders {
+            if !resolved.contains_key(target) {
+                resolved.insert(target.clone(), self.resolve(target).await?);
+            }
+        }
+        Ok(resolved)
     }
 
     async fn resolve(&self, target: &Target) -> Result<At<Vec<Found>>, Stale> {
@@ -140,23 +189,19 @@ impl<V: View, L: Local> Router<V, L> {
 
     /// Sends each message to its targets, one copy per gateway, and waits for all answers. Each gateway gets its messages in
     /// order; none of them waits for another gateway.
-    async fn attempt<'o>(
-        &self,
-        at: &At<Vec<Found>>,
-        orders: impl Iterator<Item = (&'o Order, Vec<Found>)>,
-    ) -> Vec<Vec<Tried>> {
+    async fn attempt<'o>(&self, orders: impl Iterator<Item = (&'o Order, Revision, Vec<Found>)>) -> Vec<Vec<Tried>> {
         let mut lanes: BTreeMap<Epoch, Lane<'_>> = BTreeMap::new();
         let mut count = 0;
-        for (position, (order, targets)) in orders.enumerate() {
+        for (position, (order, resolved, targets)) in orders.enumerate() {
             for group in by_gateway(targets) {
-                lanes.entry(group[0].id.epoch).or_default().push((position, order, group));
+                lanes.entry(group[0].id.epoch).or_default().push((position, order, resolved, group));
             }
             count = position + 1;
         }
         let lanes = lanes.into_values().map(|lane| async move {
             let mut answers = Vec::new();
-            for (position, order, group) in lane {
-                let answer = self.start(&order.message, at.revision, group).await;
+            for (position, order, resolved, group) in lane {
+                let answer = self.start(&order.message, resolved, group).await;
                 answers.push(async move { (position, answer.await) });
             }
             join_all(answers).await

@@ -298,6 +298,30 @@ async fn a_batch_keeps_its_order_also_when_its_target_has_to_be_found_again() {
 }
 
 #[tokio::test]
+async fn a_batch_keeps_its_order_for_a_connection_however_that_is_named() {
+    for is_known in [true, false] {
+        let bench = Bench::new();
+        let id = bench.client(1, "a", "web");
+        let gone = bench.client(2, "a", "web");
+        if is_known {
+            bench.view.catch_up();
+        }
+        bench.leaves(gone);
+        let targets = [Target::Connection(id), Target::User("a".into()), Target::Connection(gone)];
+        let orders = (0..20).map(|n| order(targets[n % 3].clone(), &format!("m-{n:02}"))).collect();
+        let pushed = bench.router.push_many(orders).await;
+        for (n, pushed) in pushed.into_iter().enumerate() {
+            match pushed {
+                Ok(pushed) => assert_eq!(statuses(&pushed), [(1, TargetStatus::Written)]),
+                Err(refused) => assert_eq!((n % 3, refused), (2, PushRefused::Offline { as_of: 4 })),
+            }
+        }
+        let sent: Vec<String> = bench.sent().into_iter().map(|sent| sent.1).collect();
+        assert!(sent.is_sorted() && sent.len() == 14, "{sent:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_refuses_is_unreachable_and_holds_nobody_up() {
     let bench = Bench::new();
     let dead = bench.view.open("dead", Some("127.0.0.1:1"));

@@ -300,21 +300,15 @@ mod tests {
 
     #[test]
     fn what_streams_cover_is_joined_where_it_meets() {
-        let (one, two) = (
-            json!([{ "revision": 3, "n": 0, "type": "a" }, { "revision": 5, "type": "progress" }]),
-            json!([{ "revision": 8, "n": 1, "type": "b" }]),
-        );
+        let one = [json!({ "revision": 3, "n": 0, "type": "a" }), json!({ "revision": 5, "type": "progress" })];
+        let two = [json!({ "revision": 8, "n": 1, "type": "b" })];
         let everything = json!({});
-        let segment = |from: &str, lines: &'static Value| Segment {
-            event: 0,
-            filter: Filter(Box::leak(Box::new(everything.clone()))),
-            from: position(from),
-            lines: lines.as_array().unwrap(),
-        };
-        let (one, two) = (&*Box::leak(Box::new(one)), &*Box::leak(Box::new(two)));
-        let log = Log::of(&[segment("0", one), segment("4", two)]);
+        let filter = Filter(&everything);
+        let first = Segment { event: 0, filter, from: position("0"), lines: &one };
+        let second = |from| Segment { event: 0, filter, from: position(from), lines: &two };
+        let log = Log::of(&[first.clone(), second("4")]);
         assert_eq!((log.covered.len(), log.complete_to(), log.changes.len()), (1, 7, 2));
-        let log = Log::of(&[segment("0", one), segment("6", two)]);
+        let log = Log::of(&[first, second("6")]);
         assert_eq!((log.covered.len(), log.complete_to()), (2, 5));
     }
 }

@@ -173,7 +173,7 @@ impl<'a> Story<'a> {
                     let what = format!("{} was {status} for {connection}, which never received it", item.id);
                     self.anomalies.push(anomaly("lost push", what, vec![item.index]));
                 }
-                let wanted = item.connection.map_or(true, |wanted| wanted == connection);
+                let wanted = item.connection.is_none_or(|wanted| wanted == connection);
                 let users = self.sockets.get(connection).is_none_or(|(_, user)| item.user.is_none_or(|u| u == *user));
                 if !wanted || !users {
                     let what = format!("{} was {status} for {connection}, for which it was not", item.id);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::feed::{self, ALL, Log, Position, Replay, Segment, mark, place, position};
+use super::known::Known;
 use crate::history::{History, Kind, Operation};
 use crate::verdict::{Anomaly, Checked, Verdict};
 
@@ -299,13 +300,22 @@ impl Written {
 
 /// Compares what processes listed with the state that follows from the changes; also how many lists there were.
 fn lists(operations: &[Operation<'_>], log: &Log<'_>) -> (usize, Vec<Anomaly>) {
+    let mut found = Vec::new();
+    let known = Known::of(operations);
     let listed = operations.iter().filter(|operation| operation.f() == "list");
+    for list in listed.clone() {
+        let revision = list.result().and_then(|result| result["revision"].as_u64());
+        let must = known.before(list.began());
+        if let Some((revision, ended)) = revision.zip(list.ended).filter(|(revision, _)| *revision < must) {
+            let what = format!("{} listed what was there at {revision}, when {must} was known", list.key());
+            found.push(anomaly("stale list", what, vec![ended.index]));
+        }
+    }
     let mut lists: Vec<(u64, &Value, usize)> = listed
         .filter_map(|list| Some((list.result()?["revision"].as_u64()?, list.result()?, list.ended?.index)))
         .filter(|(revision, ..)| *revision <= log.complete_to())
         .collect();
     lists.sort_by_key(|(revision, _, index)| (*revision, *index));
-    let mut found = Vec::new();
     let mut replay = Replay::new(log);
     for (revision, list, index) in &lists {
         let state = replay.to(*revision);

@@ -14,7 +14,7 @@ use crate::check;
 pub(super) const WATCH: Workload = Workload {
     name: "watch",
     about: "watches from everywhere, with filters and marks, leaves and comes back elsewhere, while others write",
-    proves: &["I6", "I7", "I12"],
+    proves: &["I6", "I12"],
     plan: |_| {},
     act: |context| Box::pin(act(context)),
     settle: |context| Box::pin(last_look::everywhere(context)),

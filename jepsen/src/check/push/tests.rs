@@ -1,3 +1,5 @@
+//! Faultless histories, and each with the fault that the checker exists for.
+
 use serde_json::json;
 
 use super::*;
@@ -34,7 +36,8 @@ fn reached(connection: &str, status: &str) -> Value {
 /// A push to `a`, answered 10 ms later.
 fn push(told: Told, at_ms: u64, id: &str, result: Value) -> Told {
     let asked = json!({ "caller": 1, "ack": "written", "items": [{ "id": id, "user": "a" }] });
-    told.ok((at_ms, at_ms + 10), ("push", "a"), asked, json!({ "results": [result] }))
+    let results = vec![result];
+    told.ok((at_ms, at_ms + 10), ("push", "a"), asked, json!({ "results": results }))
 }
 
 fn names(told: Told) -> Vec<String> {

@@ -1,3 +1,5 @@
+//! Faultless histories, and each with the fault that the checker exists for.
+
 use serde_json::json;
 
 use super::*;
@@ -34,8 +36,9 @@ fn stream(told: Told, asked: Value, lines: &[Value]) -> Told {
 }
 
 fn batch(told: Told, op: Value, revision: u64, result: Value) -> Told {
-    let asked = json!({ "epoch": 1, "seq": 1, "ops": [op] });
-    told.ok((2, 3), ("batch", "s-1"), asked, json!({ "revision": revision, "results": [result] }))
+    let (ops, results) = (vec![op], vec![result]);
+    let asked = json!({ "epoch": 1, "ops": ops });
+    told.ok((2, 3), ("batch", "s-1"), asked, json!({ "revision": revision, "results": results }))
 }
 
 /// The faultless stream, from the very first change on, and the writes behind it.
@@ -48,7 +51,9 @@ fn faultless() -> Told {
 }
 
 fn list(told: Told, connections: Value) -> Told {
-    told.ok((30, 31), ("list", "node-1"), json!({}), json!({ "revision": 5, "connections": connections }))
+    let mut listed = json!({ "revision": 5 });
+    listed["connections"] = connections;
+    told.ok((30, 31), ("list", "node-1"), json!({}), listed)
 }
 
 fn b_listed() -> Value {
@@ -174,6 +179,8 @@ fn a_list_that_is_not_what_the_changes_make_is_found() {
     assert_eq!(names(list(faultless(), b_listed())), [""; 0]);
     assert_eq!(names(list(faultless(), json!([]))), ["state and watch differ"]);
     let mut other = b_listed();
+    let late = list(batch(faultless(), json!({}), 6, json!({ "ok": true })), b_listed());
+    assert_eq!(names(late), ["stale list"], "revision 6 was known before it was asked");
     other[0]["granted"] = json!(2);
     assert_eq!(names(list(faultless(), other)), ["state and watch differ"]);
 }
