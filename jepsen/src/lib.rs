@@ -15,6 +15,7 @@ pub mod check;
 pub mod cluster;
 pub mod command_line;
 pub mod history;
+pub mod mutants;
 pub mod nemesis;
 pub mod report;
 pub mod run;
