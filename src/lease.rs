@@ -65,6 +65,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_gateway_serves_four_fifths_of_its_lease_and_renews_five_times_meanwhile() {
+        let lease = Duration::from_secs(3);
+        assert_eq!((serve(lease), renew_every(lease)), (Duration::from_millis(2400), Duration::from_millis(600)));
+    }
+
+    #[test]
     fn the_defaults_survive_a_fail_over_and_slower_elections_need_longer_leases() {
         assert_eq!(check(Duration::from_secs(3), Duration::from_millis(600)), Ok(()));
         let why = check(Duration::from_secs(3), Duration::from_secs(2)).unwrap_err();

@@ -1,12 +1,14 @@
-//! The command line: `test`, `check`, `list`.
+//! The command line: `test`, `check`, `runs`, `mutants`, `list`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::cluster::{HarnessError, Network, Plan};
+use crate::mutants;
 use crate::nemesis::{self, FAULTS, Fault};
 use crate::report::{self, About, runs};
 use crate::run::{self, Results, Settings};
@@ -44,6 +46,15 @@ enum Verb {
     },
     /// Runs the whole cluster in simulated time, with faults drawn from seeds.
     Simulate(simulation::Arguments),
+    /// Breaks the program on purpose, in a copy, and shows that tests and runs notice. Exit code 1: not all were noticed.
+    Mutants {
+        /// One of them; may be repeated. By default all.
+        #[arg(long)]
+        only: Vec<String>,
+        /// Only tells which there are.
+        #[arg(long)]
+        list: bool,
+    },
     /// Lists workloads and faults.
     List,
 }
@@ -118,6 +129,8 @@ pub fn run() -> ExitCode {
         Verb::Check { folder } => check(&folder),
         Verb::Runs { folders } => return exit(table(&folders)),
         Verb::Simulate(arguments) => return simulation::run(&arguments),
+        Verb::Mutants { list: true, .. } => return exit(mutants::list().map(|()| 0)),
+        Verb::Mutants { only, .. } => return exit(try_mutants(&only)),
         Verb::List => {
             list();
             return ExitCode::SUCCESS;
@@ -166,8 +179,7 @@ fn test(arguments: &Test) -> Result<Results, HarnessError> {
         keep_data: arguments.keep_data,
     };
     println!("{} under {} for {:?}, seed {seed}", settings.workload.name, arguments.nemesis, settings.time);
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| HarnessError(error.to_string()))?;
-    let results = runtime.block_on(run::run(&settings))?;
+    let results = runtime()?.block_on(run::run(&settings))?;
     tell(&results, &settings.folder)?;
     Ok(results)
 }
@@ -178,6 +190,15 @@ fn check(folder: &Path) -> Result<Results, HarnessError> {
     let results = run::judge_again(folder, workload, &former)?;
     tell(&results, folder)?;
     Ok(results)
+}
+
+fn runtime() -> Result<Runtime, HarnessError> {
+    Runtime::new().map_err(|error| HarnessError(error.to_string()))
+}
+
+fn try_mutants(only: &[String]) -> Result<u8, HarnessError> {
+    let all_caught = runtime()?.block_on(mutants::run(only))?;
+    Ok(u8::from(!all_caught))
 }
 
 fn table(folders: &[PathBuf]) -> Result<u8, HarnessError> {
@@ -237,4 +258,24 @@ fn built() -> Result<PathBuf, HarnessError> {
         return Err(HarnessError(format!("{} is missing; build it, or pass --binary", binary.display())));
     }
     Ok(binary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_tells_of_every_workload_and_every_fault() {
+        let readme = std::fs::read_to_string(mutants::root().join("jepsen/README.md")).unwrap();
+        let tables = readme.split("\n## ");
+        let table = |title: &str| tables.clone().find(|part| part.starts_with(title)).unwrap().to_owned();
+        let (workloads, faults) = (table("Workloads"), table("Faults"));
+        for Workload { name, .. } in WORKLOADS {
+            let named = [format!("| {name} |"), format!("| {name},"), format!(", {name} |")];
+            assert!(named.iter().any(|named| workloads.contains(named)), "jepsen/README.md: no workload {name}");
+        }
+        for Fault { name, .. } in FAULTS {
+            assert!(faults.contains(&format!("`{name}`")), "jepsen/README.md: no fault {name}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub mod client;
 pub mod cluster;
 pub mod command_line;
 pub mod history;
+pub mod mutants;
 pub mod nemesis;
 pub mod report;
 pub mod run;

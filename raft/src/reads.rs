@@ -233,3 +233,41 @@ impl Rounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_while_a_round_runs_waits_for_the_next_one() {
+        let (to, waiting) = mpsc::channel(4);
+        let (begun, mut rounds) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        let sharing = share(waiting, stop.clone(), || {
+            let begun = begun.clone();
+            async move {
+                let (end, ended) = oneshot::channel();
+                begun.send(end).await.expect("the test waits for rounds");
+                ended.await.expect("the test ends every round")
+            }
+        });
+        let asking = async {
+            let ask = || {
+                let (reader, answer) = oneshot::channel();
+                to.try_send(reader).unwrap();
+                answer
+            };
+            let first = ask();
+            let end = rounds.recv().await.unwrap();
+            let second = ask();
+            end.send(Ok(7)).unwrap();
+            assert_eq!(first.await, Ok(Ok(7)));
+            let end = rounds.recv().await.unwrap();
+            end.send(Ok(9)).unwrap();
+            assert_eq!(second.await, Ok(Ok(9)), "a round that began before the question may miss a write");
+            stop.cancel();
+        };
+        let both = async { tokio::join!(sharing, asking) };
+        timeout(Duration::from_secs(20), both).await.expect("every reader has its round");
+    }
+}

@@ -266,6 +266,37 @@ async fn a_node_that_was_removed_or_is_left_alone_ends_its_watches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_left_alone_acknowledges_no_renewal() {
+    let mut group = group(3).await;
+    let epoch = group.session("gw-1").await;
+    let leader = group.nodes.iter().position(|node| node.status().leader == Some(node.status().id)).unwrap();
+    let leader = group.nodes.swap_remove(leader);
+    let directory = Directory::new(ClientSettings {
+        cluster: "test".to_owned(),
+        name: "gateway gw-1".to_owned(),
+        nodes: vec![leader.peer.to_string()],
+    });
+    let renew = || directory.ask_once(RequestBody::Renew { epoch, handled: 0 });
+    assert!(matches!(renew().await, Ok(Answer::Renewed { .. })));
+    group.nodes.clear();
+    // It does not give up its office at once. Until then it believes that it leads, and is asked all the time.
+    const WATCHED: Duration = Duration::from_secs(1);
+    let (alone, mut renewed) = (Instant::now(), None);
+    let acked = loop {
+        assert!(alone.elapsed() < PATIENCE, "it notices that it is alone");
+        if matches!(renew().await, Ok(Answer::Renewed { .. })) {
+            renewed = Some(Instant::now());
+        }
+        let ago = Duration::from_millis(leader.status().quorum_acked_ms_ago.unwrap_or(u64::MAX));
+        if ago > WATCHED {
+            break Instant::now().checked_sub(ago);
+        }
+    };
+    let after = renewed.and_then(|renewed| Some(renewed.saturating_duration_since(acked?))).unwrap_or_default();
+    assert!(after < WATCHED / 2, "renewed {after:?} after a majority was heard for the last time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_never_reads_is_cut_off_and_nobody_else_notices() {
     let group = group(1).await;
     let epoch = group.session("gw-1").await;

@@ -11,7 +11,11 @@ use crate::gateway::settings::Settings;
 
 /// Answers in turn; the last one for ever. Keeps what it was asked.
 #[derive(Clone)]
-struct Script(Arc<Mutex<Lines>>);
+struct Script {
+    lines: Arc<Mutex<Lines>>,
+    /// By how much answers to renewals are late, on the clock of leases.
+    late: Duration,
+}
 
 struct Lines {
     answers: VecDeque<Result<Answer, Failure>>,
@@ -20,7 +24,7 @@ struct Lines {
 
 impl Script {
     fn asked(&self) -> Vec<RequestBody> {
-        self.0.lock().unwrap().asked.clone()
+        self.lines.lock().unwrap().asked.clone()
     }
 
     fn attempts(&self) -> Vec<u64> {
@@ -32,8 +36,13 @@ impl Script {
 impl Ask for Script {
     async fn ask_once(&self, body: RequestBody) -> Result<Answer, Failure> {
         tokio::task::yield_now().await;
-        let mut script = self.0.lock().unwrap();
-        script.asked.push(body);
+        let answer_at =
+            clock::boottime() + if matches!(body, RequestBody::Renew { .. }) { self.late } else { Duration::ZERO };
+        self.lines.lock().unwrap().asked.push(body);
+        while clock::boottime() < answer_at {
+            tokio::task::yield_now().await;
+        }
+        let mut script = self.lines.lock().unwrap();
         if script.answers.len() > 1 { script.answers.pop_front().unwrap() } else { script.answers[0].clone() }
     }
 }
@@ -49,7 +58,12 @@ struct Bench {
 }
 
 fn start(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Bench {
-    let script = Script(Arc::new(Mutex::new(Lines { answers: answers.into_iter().collect(), asked: Vec::new() })));
+    start_late(answers, Duration::ZERO)
+}
+
+fn start_late(answers: impl IntoIterator<Item = Result<Answer, Failure>>, late: Duration) -> Bench {
+    let lines = Lines { answers: answers.into_iter().collect(), asked: Vec::new() };
+    let script = Script { lines: Arc::new(Mutex::new(lines)), late };
     let (lease, table) = (Arc::<Lease>::default(), Arc::<Table>::default());
     let (session, session_out) = watch::channel(None);
     let (fenced, fenced_out) = watch::channel(0);
@@ -148,6 +162,18 @@ async fn failed_renewals_are_repeated_soon_and_the_end_is_told() {
     let last = bench.script.asked().pop();
     assert_eq!(last, Some(RequestBody::EndSession { epoch: 5, reason: Reason::Drained, fenced: true }));
     assert_eq!((bench.lease.epoch(), *bench.session.borrow()), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_counts_from_the_sending_of_the_renewal_however_late_its_answer_is() {
+    const LATE: Duration = Duration::from_millis(300);
+    let bench = start_late([opened(5), renewed()], LATE);
+    // The third question follows the answer to the second. Leases are not measured by the clock that is paused.
+    while bench.script.asked().len() < 3 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let left = bench.lease.left();
+    assert!(left <= lease::serve(Duration::from_secs(3)) - LATE, "{left:?} are left of it");
 }
 
 /// A client with an open socket.

@@ -44,6 +44,7 @@ for_each_engine!(
     purged_space_returns_also_that_of_votes_alone,
     entries_of_the_largest_size_are_kept,
     entries_of_a_lower_term_take_the_place_of_those_taken_back,
+    nothing_is_acknowledged_before_it_is_on_disk,
 );
 
 fn run(test: impl Future<Output = ()>) {
@@ -197,6 +198,23 @@ async fn entries_of_the_largest_size_are_kept(engine: LogEngine) {
     // What sled keeps outside of its file it never syncs.
     let blobs = dir_in(dir.path(), engine).join("blobs");
     assert!(!blobs.exists() || std::fs::read_dir(blobs).unwrap().next().is_none());
+}
+
+/// The mark of the end is written after every sync, so whatever is acknowledged has moved it: votes as well as entries.
+async fn nothing_is_acknowledged_before_it_is_on_disk(engine: LogEngine) {
+    let dir = scratch();
+    let (mut store, closer) = opened(dir.path(), engine, true).unwrap();
+    let mark = || std::fs::read(super::end::path_in(&dir_in(dir.path(), engine))).unwrap();
+    // Often, because whoever acknowledges too early may be overtaken by the disk.
+    for index in 0..200 {
+        let before = mark();
+        append(&mut store, vec![entry(id(1, index), 100)]).await;
+        let appended = mark();
+        assert!(appended != before, "entry {index} was acknowledged and not on disk");
+        store.save_vote(&vote(index + 2, 1, false)).await.unwrap();
+        assert!(mark() != appended, "the vote of term {} was acknowledged and not on disk", index + 2);
+    }
+    closer.close().await;
 }
 
 /// A leader of term 3 appends alone; one of term 4 has entries of term 2 in their places. So ids may become lower.
