@@ -236,8 +236,12 @@ async fn inject(
 ) -> Result<Instant, HarnessError> {
     recorder.fault(Kind::Invoke, fault.name, Value::Null);
     match (fault.start)(cluster, rng).await {
-        Ok(what) => recorder.fault(Kind::Ok, fault.name, what),
+        Ok(what) => {
+            println!("  {} {what}", fault.name);
+            recorder.fault(Kind::Ok, fault.name, what);
+        }
         Err(NotNow::Skipped(why)) => {
+            println!("  {} skipped: {why}", fault.name);
             recorder.fault(Kind::Fail, fault.name, json!(why));
             return Ok(Instant::now());
         }
@@ -271,6 +275,7 @@ pub const VIOLATION: &str = "violation";
 /// Notes what the cluster did that it must not.
 pub fn note_violations(cluster: &mut Cluster, recorder: &Recorder) {
     for what in cluster.violations() {
+        println!("  {VIOLATION}: {what}");
         recorder.fault(Kind::Info, VIOLATION, json!(what));
     }
 }
