@@ -213,20 +213,45 @@ syncs! {
     sync_file_range(offset: i64, bytes: i64, flags: c_uint) c"sync_file_range";
 }
 
+/// The first half of some bytes.
+///
+/// # Safety
+/// As the one for vectors, which needs a promise.
+unsafe fn half_of_bytes(data: *const c_void, length: usize) -> (*const c_void, usize, Vec<IoVec>) {
+    (data, length / 2, Vec::new())
+}
+
+/// The first half of the bytes that the vectors hold, as vectors that live as long as the third part of the answer.
+///
+/// # Safety
+/// There are so many vectors.
+unsafe fn half_of_vectors(vectors: *const IoVec, count: c_int) -> (*const IoVec, c_int, Vec<IoVec>) {
+    // SAFETY: by the promise of the caller.
+    let all = unsafe { std::slice::from_raw_parts(vectors, usize::try_from(count).unwrap_or(0)) };
+    let mut left = all.iter().map(|vector| vector.length).sum::<usize>() / 2;
+    let mut half = Vec::new();
+    for vector in all {
+        let length = vector.length.min(left);
+        left -= length;
+        half.push(IoVec { base: vector.base, length });
+    }
+    (half.as_ptr(), count, half)
+}
+
 macro_rules! writes {
-    ($($name:ident ( $data:ident : $kind:ty, $length:ident : $number:ty $(, $more:ident : $also:ty)* ) $symbol:literal;)*) => {$(
+    ($($name:ident ( $data:ident : $kind:ty, $length:ident : $number:ty $(, $more:ident : $also:ty)* ) $half:ident $symbol:literal;)*) => {$(
         /// # Safety
         /// As the function of the C library.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(fd: c_int, $data: $kind, $length: $number $(, $more: $also)*) -> isize {
             static REAL: OnceLock<usize> = OnceLock::new();
             let Ok(whole) = allowed("write", fd) else { return -1 };
-            let length = if whole { $length } else { $length / 2 };
             // SAFETY: the symbol has this type, and no more is written than was asked for.
             unsafe {
+                let (data, length, _held) = if whole { ($data, $length, Vec::new()) } else { $half($data, $length) };
                 let real: extern "C" fn(c_int, $kind, $number $(, $also)*) -> isize =
                     std::mem::transmute(real(&REAL, $symbol));
-                let written = real(fd, $data, length $(, $more)*);
+                let written = real(fd, data, length $(, $more)*);
                 if !whole {
                     _exit(GONE);
                 }
@@ -237,12 +262,12 @@ macro_rules! writes {
 }
 
 writes! {
-    write(data: *const c_void, length: usize) c"write";
-    writev(data: *const IoVec, length: c_int) c"writev";
-    pwrite(data: *const c_void, length: usize, offset: i64) c"pwrite";
-    pwrite64(data: *const c_void, length: usize, offset: i64) c"pwrite64";
-    pwritev(data: *const IoVec, length: c_int, offset: i64) c"pwritev";
-    pwritev64(data: *const IoVec, length: c_int, offset: i64) c"pwritev64";
+    write(data: *const c_void, length: usize) half_of_bytes c"write";
+    writev(data: *const IoVec, length: c_int) half_of_vectors c"writev";
+    pwrite(data: *const c_void, length: usize, offset: i64) half_of_bytes c"pwrite";
+    pwrite64(data: *const c_void, length: usize, offset: i64) half_of_bytes c"pwrite64";
+    pwritev(data: *const IoVec, length: c_int, offset: i64) half_of_vectors c"pwritev";
+    pwritev64(data: *const IoVec, length: c_int, offset: i64) half_of_vectors c"pwritev64";
 }
 
 /// Tells another amount of free space, if a rule says so.
