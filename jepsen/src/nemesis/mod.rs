@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Disks, HarnessError, Network, Plan};
+use crate::cluster::{Cluster, Disks, HarnessError, Network, Plan, READY_WITHIN};
 use crate::history::{Kind, Recorder};
 
 /// Why a fault was not injected.
@@ -108,6 +108,7 @@ pub const FAULTS: &[Fault] = &[
     packets::DUPLICATE,
     clock::JUMP,
     clock::STROBE,
+    clock::DRIFT,
     disk::FULL,
     disk::SLOW,
     disk::ERROR,
@@ -267,6 +268,21 @@ pub async fn heal(cluster: &mut Cluster, faults: &[Fault], recorder: &Recorder) 
         note_violations(cluster, recorder);
     }
     Ok(())
+}
+
+/// Takes back everything, at the end of a run; whether all takes traffic again, as it must.
+///
+/// # Errors
+/// When something can't be healed.
+pub async fn heal_all(cluster: &mut Cluster, faults: &[Fault], recorder: &Recorder) -> Result<bool, HarnessError> {
+    heal(cluster, faults, recorder).await?;
+    members::regroup_at_last(cluster).await;
+    let ready = cluster.wait_ready(READY_WITHIN).await;
+    if let Err(late) = &ready {
+        cluster.violation(format!("after everything was healed: {late}"));
+    }
+    note_violations(cluster, recorder);
+    Ok(ready.is_ok())
 }
 
 /// What the history calls something that must not be.
