@@ -1,5 +1,7 @@
 //! Runs that are ended before their time leave nothing behind but their report.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the verdict")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

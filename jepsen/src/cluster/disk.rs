@@ -150,3 +150,41 @@ pub(super) fn sweep(folder: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_cut_loses_what_was_not_synced_and_a_full_disk_takes_nothing() {
+        if let Some(why) = missing() {
+            println!("SKIPPED disk: {why}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image::new(folder.path().join("node-1")).unwrap();
+        let (synced, written) = (image.place().join("synced"), image.place().join("written"));
+        let mut file = File::create(&synced).unwrap();
+        file.write_all(b"kept").and_then(|()| file.sync_all()).unwrap();
+        File::open(image.place()).unwrap().sync_all().unwrap();
+        fs::write(&written, b"lost").unwrap();
+        image.cut().unwrap();
+        assert!(fs::write(image.place().join("late"), b"refused").is_err());
+        drop(file);
+        image.restore().unwrap();
+        assert_eq!(fs::read(&synced).unwrap(), b"kept");
+        assert!(fs::read(&written).is_ok_and(|bytes| bytes.is_empty()) || !written.exists());
+
+        image.fill(0).unwrap();
+        assert!(fs::write(&written, vec![0; 1 << 20]).is_err());
+        image.empty().unwrap();
+        image.empty().unwrap();
+        fs::write(&written, vec![0; 1 << 20]).unwrap();
+        let place = image.place();
+        drop(image);
+        assert!(!place.exists());
+    }
+}
