@@ -48,7 +48,8 @@ impl Image {
         fs::create_dir_all(image.place()).map_err(failed)?;
         File::create(image.file()).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(failed)?;
         let file = image.file().display().to_string();
-        command::done("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &file])?;
+        // Nothing is reserved for root, so that a full disk is full for whoever writes.
+        command::done("mkfs.ext4", &["-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", &file])?;
         image.mount()?;
         Ok(image)
     }
