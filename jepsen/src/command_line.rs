@@ -32,7 +32,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Runs a workload while things break, and judges what happened.
-    Test(Test),
+    Test(Box<Test>),
     /// Judges the history of a former run again.
     Check {
         /// Folder of the run.

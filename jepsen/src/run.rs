@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::check::{coverage, processes};
-use crate::cluster::{Cluster, HarnessError, Plan, READY_WITHIN};
+use crate::cluster::{Cluster, HarnessError, Plan};
 use crate::history::{History, Kind, Recorder};
 use crate::nemesis::{self, Fault};
 use crate::report::{self, About, Counts};
@@ -167,11 +167,7 @@ async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessErro
     let until = Instant::now() + settings.time;
     nemesis::haunt(&mut cluster, &settings.faults, &mut rng, recorder, until).await?;
     tokio::time::sleep_until(until).await;
-    nemesis::heal(&mut cluster, &settings.faults, recorder).await?;
-    let recovered = cluster.wait_ready(READY_WITHIN).await;
-    if let Err(late) = &recovered {
-        cluster.violation(format!("after everything was healed: {late}"));
-    }
+    let recovered = nemesis::heal_all(&mut cluster, &settings.faults, recorder).await?;
     tokio::time::sleep(RECOVERY).await;
     nemesis::note_violations(&mut cluster, recorder);
     stop.send_replace(true);
@@ -182,7 +178,7 @@ async fn act(settings: &Settings, recorder: &Recorder) -> Result<(), HarnessErro
         return Err(HarnessError(format!("the workload failed: {error}")));
     }
     // What did not recover is no place for a last look; the verdict is certain without.
-    if recovered.is_ok() {
+    if recovered {
         let settled = tokio::time::timeout(SETTLE_WITHIN, (settings.workload.settle)(context)).await;
         settled.map_err(|_| HarnessError(format!("the last look took longer than {SETTLE_WITHIN:?}")))?;
         nemesis::note_violations(&mut cluster, recorder);

@@ -1,7 +1,11 @@
 //! Disks: a file system of its own for each node, in an image file, whose power can be cut, that can be full, or stand still.
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use super::{HarnessError, command};
 
@@ -18,6 +22,9 @@ pub enum Disks {
 /// More than the space that nodes keep free by default, and so much besides. The file is sparse.
 const IMAGE_BYTES: u64 = 512 << 20;
 
+/// What a disk is filled with at a time, when hardly any space is left.
+const BLOCK_BYTES: usize = 4096;
+
 /// `FS_IOC_SHUTDOWN`, and its way of doing it that flushes neither data nor the journal.
 const SHUTDOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
 const WITHOUT_FLUSH: u32 = 2;
@@ -27,7 +34,7 @@ pub(super) fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("images of disks need root".to_owned());
     }
-    let commands = ["mkfs.ext4", "mount", "umount", "fsfreeze", "fallocate"];
+    let commands = ["mkfs.ext4", "mount", "umount", "fsfreeze"];
     let lacks = commands.into_iter().find(|name| !command::exists(name))?;
     Some(format!("images of disks need the command {lacks}, which is not installed"))
 }
@@ -44,11 +51,12 @@ impl Image {
     /// Makes and mounts one in `folder`, which is its own.
     pub(super) fn new(folder: PathBuf) -> Result<Self, HarnessError> {
         let image = Self { folder, frozen: false };
-        let failed = |error: std::io::Error| HarnessError(format!("{}: {error}", image.folder.display()));
+        let failed = |error: io::Error| HarnessError(format!("{}: {error}", image.folder.display()));
         fs::create_dir_all(image.place()).map_err(failed)?;
         File::create(image.file()).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(failed)?;
         let file = image.file().display().to_string();
-        command::done("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &file])?;
+        // Nothing is reserved for root, so that a full disk is full for whoever writes.
+        command::done("mkfs.ext4", &["-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", &file])?;
         image.mount()?;
         Ok(image)
     }
@@ -75,7 +83,7 @@ impl Image {
     /// told to be done at this very moment may otherwise be acknowledged and lost.
     #[expect(unsafe_code, reason = "there is no other way to ask for it than an ioctl")]
     pub fn cut(&self) -> Result<(), HarnessError> {
-        let failed = |error: std::io::Error| HarnessError(format!("cutting {}: {error}", self.place().display()));
+        let failed = |error: io::Error| HarnessError(format!("cutting {}: {error}", self.place().display()));
         let place = File::open(self.place()).map_err(failed)?;
         // SAFETY: the request reads one u32 and returns nothing.
         let cut = unsafe {
@@ -107,17 +115,39 @@ impl Image {
 
     /// Takes all the space but so many bytes.
     pub fn fill(&self, but_bytes: u64) -> Result<(), HarnessError> {
-        let failed = |error: std::io::Error| HarnessError(format!("{}: {error}", self.place().display()));
-        let stat = rustix::fs::statvfs(self.place()).map_err(|error| failed(error.into()))?;
-        let taken = (stat.f_bavail * stat.f_frsize).saturating_sub(but_bytes);
-        let filler = self.filler().display().to_string();
-        command::done("fallocate", &["--length", &taken.max(1).to_string(), &filler]).map(drop)
+        let filled = || -> io::Result<()> {
+            let filler = File::create(self.filler())?;
+            match rustix::fs::fallocate(
+                &filler,
+                FallocateFlags::empty(),
+                0,
+                self.free()?.saturating_sub(but_bytes).max(1),
+            ) {
+                // What the file itself needs to be told of comes on top; what could be had is taken.
+                Ok(()) | Err(Errno::NOSPC) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut end = File::options().append(true).open(self.filler())?;
+            while self.free()? > but_bytes {
+                match end.write_all(&[0; BLOCK_BYTES]) {
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                    written => written?,
+                }
+            }
+            Ok(())
+        };
+        filled().map_err(|error| HarnessError(format!("filling {}: {error}", self.place().display())))
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(self.place())?;
+        Ok(stat.f_bavail * stat.f_frsize)
     }
 
     /// Gives the space back, if it was taken.
     pub fn empty(&self) -> Result<(), HarnessError> {
         match fs::remove_file(self.filler()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(HarnessError(format!("{}: {error}", self.filler().display())))
             }
             _ => Ok(()),
@@ -148,5 +178,41 @@ pub(super) fn sweep(folder: &Path) {
             let _ = command::done("fsfreeze", &["--unfreeze", &place.display().to_string()]);
             remove(&image.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_cut_loses_what_was_not_synced_and_a_full_disk_takes_nothing() {
+        if let Some(why) = missing() {
+            println!("SKIPPED disk: {why}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image::new(folder.path().join("node-1")).unwrap();
+        let (synced, written) = (image.place().join("synced"), image.place().join("written"));
+        let mut file = File::create(&synced).unwrap();
+        file.write_all(b"kept").and_then(|()| file.sync_all()).unwrap();
+        File::open(image.place()).unwrap().sync_all().unwrap();
+        fs::write(&written, b"lost").unwrap();
+        image.cut().unwrap();
+        assert!(fs::write(image.place().join("late"), b"refused").is_err());
+        drop(file);
+        image.restore().unwrap();
+        assert_eq!(fs::read(&synced).unwrap(), b"kept");
+        assert!(fs::read(&written).is_ok_and(|bytes| bytes.is_empty()) || !written.exists());
+
+        image.fill(0).unwrap();
+        assert!(fs::write(&written, vec![0; 1 << 20]).is_err());
+        image.empty().unwrap();
+        image.empty().unwrap();
+        fs::write(&written, vec![0; 1 << 20]).unwrap();
+        let place = image.place();
+        drop(image);
+        assert!(!place.exists());
     }
 }

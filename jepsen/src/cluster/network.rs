@@ -214,3 +214,100 @@ pub(super) fn sweep(gone: impl Fn(&str) -> bool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+    use super::*;
+
+    /// Longest wait for a packet that comes, and for one that does not.
+    const COMES: Duration = Duration::from_secs(10);
+    const NEVER: Duration = Duration::from_millis(300);
+
+    /// A socket in the namespace of a process: it belongs to the namespace of the thread that opens it.
+    fn socket(network: &Namespaces, name: &str) -> UdpSocket {
+        let (path, address) = (format!("/run/netns/{}", network.namespace(name)), network.address(name));
+        let open = move || {
+            let namespace = File::open(path).unwrap();
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            UdpSocket::bind((address, 9000)).unwrap()
+        };
+        std::thread::spawn(open).join().unwrap()
+    }
+
+    /// How many of so many packets arrive, and when the first one does.
+    fn arrive(from: &UdpSocket, to: &UdpSocket, count: usize) -> (usize, Duration) {
+        let (began, mut first, mut arrived) = (Instant::now(), Duration::ZERO, 0);
+        for _ in 0..count {
+            // A link that is down says so to the sender.
+            let _ = from.send_to(b"packet", to.local_addr().unwrap());
+        }
+        to.set_read_timeout(Some(NEVER)).unwrap();
+        while to.recv(&mut [0; 64]).is_ok() {
+            arrived += 1;
+            first = if arrived == 1 { began.elapsed() } else { first };
+        }
+        (arrived, first)
+    }
+
+    fn reaches(from: &UdpSocket, to: &UdpSocket) -> bool {
+        arrive(from, to, 1).0 > 0
+    }
+
+    /// Waits until packets get through: a link that came up again takes a moment.
+    fn recovers(from: &UdpSocket, to: &UdpSocket) {
+        let began = Instant::now();
+        while !reaches(from, to) {
+            assert!(began.elapsed() < COMES, "packets don't get through any more");
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn packets_are_dropped_delayed_and_doubled_where_that_was_asked_for() {
+        if let Some(why) = missing() {
+            println!("SKIPPED network: {why}");
+            return;
+        }
+        let mut network = Namespaces::new(900).unwrap();
+        for (last, name) in (1..).zip(["a", "b", "c"]) {
+            network.add(name, last).unwrap();
+        }
+        let [a, b, c] = ["a", "b", "c"].map(|name| socket(&network, name));
+        recovers(&a, &b);
+        recovers(&c, &b);
+
+        network.cut(&Deaf::from([("b".to_owned(), "a".to_owned())])).unwrap();
+        assert_eq!((reaches(&a, &b), reaches(&b, &a), reaches(&c, &b)), (false, true, true), "one way, one pair");
+        network.cut(&Deaf::new()).unwrap();
+        recovers(&a, &b);
+
+        let of = ["b".to_owned()];
+        network.packets(&of, Packets::Loss(0.5)).unwrap();
+        let (arrived, _) = arrive(&a, &b, 400);
+        assert!((100..300).contains(&arrived), "{arrived} of 400 arrived");
+        assert_eq!(arrive(&b, &a, 100).0, 100, "what it sends is not lost");
+        network.packets(&["a".to_owned()], Packets::Twice(1.0)).unwrap();
+        assert_eq!(arrive(&a, &b, 50).0, 100);
+        let delay = Delay { least: Duration::from_millis(120), jitter: Duration::from_millis(10) };
+        network.packets(&of, Packets::Late(delay)).unwrap();
+        let (arrived, first) = arrive(&a, &b, 50);
+        assert!(arrived == 50 && first >= delay.least, "{arrived} arrived, the first one after {first:?}");
+        network.calm().unwrap();
+        assert_eq!(arrive(&a, &b, 50).0, 50);
+
+        network.plug("b", false).unwrap();
+        assert_eq!((reaches(&a, &b), reaches(&a, &c)), (false, true));
+        network.plug("b", true).unwrap();
+        recovers(&a, &b);
+        let token = network.token.clone();
+        drop((a, b, c, network));
+        assert!(!command::done("ip", &["netns", "list"]).unwrap().contains(&token));
+    }
+}

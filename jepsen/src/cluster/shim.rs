@@ -61,3 +61,35 @@ impl Shim {
         std::fs::rename(&new, &self.rules).map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_obeys_the_rules_of_every_family_and_forgets_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = compile(folder.path()).unwrap();
+        let shim = Shim::new(&library, folder.path(), "node-1", folder.path());
+        let seconds = || -> i64 {
+            let output = Command::new("date").arg("+%s").envs(shim.environment()).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+        };
+        let copies = |to: &str| {
+            let to = folder.path().join(to);
+            let mut copy = Command::new("dd");
+            copy.arg(format!("if={}", library.display())).arg(format!("of={}", to.display()));
+            copy.args(["count=1", "status=none"]).envs(shim.environment()).status().unwrap().success()
+        };
+        let now = seconds();
+        shim.obey("clock", "clock 86400").unwrap();
+        shim.obey("disk", "write eio").unwrap();
+        assert!(seconds() >= now + 86_400 && !copies("one"), "both families are obeyed");
+        shim.obey("disk", "").unwrap();
+        assert!(seconds() >= now + 86_400 && copies("two"));
+        shim.obey("clock", "").unwrap();
+        assert!((now..now + 3_600).contains(&seconds()));
+    }
+}

@@ -1,4 +1,4 @@
-//! Wall clocks that are wrong. No other clock is touched.
+//! Clocks that are wrong: wall clocks that jump, and clocks of nodes that go too fast or too slow.
 
 use std::time::Duration;
 
@@ -27,6 +27,23 @@ pub(super) const STROBE: Fault =
     fault("clock-strobe", "lets the wall clocks of some processes jump back and forth all the time", |cluster, rng| {
         Box::pin(strobe(cluster, rng))
     });
+
+/// Another speed.
+pub(super) const DRIFT: Fault = Fault {
+    family: DRIFT_FAMILY,
+    stop: right,
+    ..fault(
+        "clock-drift",
+        "lets the monotonic clocks of some nodes go up to a tenth too fast or too slow",
+        |cluster, rng| Box::pin(drift(cluster, rng)),
+    )
+};
+
+const DRIFT_FAMILY: &str = "clock-drift";
+
+/// How many percent of real time pass on a clock that drifts. Gateways give up after four fifths of their lease, so leases are
+/// safe with nodes up to a quarter too fast; a tenth leaves renewals their time.
+const DRIFT_PERCENT: std::ops::RangeInclusive<u32> = 90..=110;
 
 /// How far clocks jump, seconds.
 const JUMPS_S: [i64; 10] = [-86_400, -3_600, -60, -5, -1, 1, 5, 60, 3_600, 86_400];
@@ -71,4 +88,18 @@ async fn strobe(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
         });
     }
     Ok(json!({ "of": names, "seconds": seconds, "every_ms": every_ms }))
+}
+
+async fn drift(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
+    let mut speeds = Vec::new();
+    for name in choice::any(cluster.members(), rng)? {
+        let percent = rng.u32(DRIFT_PERCENT);
+        cluster.shim(&name)?.obey(DRIFT_FAMILY, &format!("drift {:.2}", f64::from(percent) / 100.0))?;
+        speeds.push(json!([name, percent]));
+    }
+    Ok(json!({ "percent": speeds }))
+}
+
+fn right(cluster: &mut Cluster) -> BoxFuture<'_, Result<(), HarnessError>> {
+    Box::pin(async { everybody(cluster).iter().try_for_each(|name| cluster.shim(name)?.obey(DRIFT_FAMILY, "")) })
 }

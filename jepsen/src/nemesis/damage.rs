@@ -4,19 +4,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::disk::END_WITHIN;
+use super::members::{REPLACED, regroup};
 use super::{Fault, Need, NotNow, choice};
 use crate::cluster::{Cluster, HarnessError, NotStarted};
 
 const TORN: &str = "torn-write";
 const TAIL: &str = "torn-tail";
-const CORRUPT_FAMILY: &str = "corrupt";
 const COLOUR: &str = "#99F2E2";
 
 /// Half a record.
@@ -46,7 +45,7 @@ pub(super) const CORRUPT: Fault = Fault {
     name: "corrupt",
     about: "flips a bit in the log of a node that is down: it must refuse to start, and is replaced by a new one",
     colour: COLOUR,
-    family: CORRUPT_FAMILY,
+    family: "members",
     needs: &[],
     start: |cluster, rng| Box::pin(corrupt(cluster, rng)),
     stop: |cluster| Box::pin(replace_damaged(cluster)),
@@ -60,9 +59,6 @@ const ZEROS: std::ops::Range<usize> = 1..5_000;
 
 /// A log is damaged in its first half, which must be longer than this, bytes: its last record, and what is not synced, are not in it.
 const HALF_BYTES_MIN: u64 = 2_000;
-
-/// Longest time for a new node to take the place of a damaged one.
-const REPLACE_WITHIN: Duration = Duration::from_secs(30);
 
 async fn torn_write(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
     let name = choice::node(cluster, rng).await?;
@@ -138,13 +134,17 @@ fn flip(data: &Path, rng: &mut Rng) -> io::Result<Option<Value>> {
 }
 
 async fn corrupt(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
+    if !cluster.is_regrouped() {
+        return Err(NotNow::Skipped("an earlier change of the members is not done yet".to_owned()));
+    }
     let name = choice::node(cluster, rng).await?;
-    cluster.claims.take(CORRUPT_FAMILY, [name.clone()]);
+    cluster.claims.take(REPLACED, [name.clone()]);
     cluster.process(&name).kill().await?;
     let flipped =
         flip(&cluster.data_dir(&name), rng).map_err(|error| HarnessError(format!("damaging a log: {error}")))?;
     let Some(flipped) = flipped else {
-        cluster.revive(CORRUPT_FAMILY).await?;
+        cluster.bring_back(&name).await?;
+        cluster.claims.release(REPLACED);
         return Err(NotNow::Skipped(format!("the log of {name} is too short yet")));
     };
     let said = match cluster.process(&name).restart().await {
@@ -164,9 +164,10 @@ async fn corrupt(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> 
     Ok(json!({ "of": name, "flipped": flipped, "said": said }))
 }
 
-/// A new node takes the place of the one whose log is damaged.
+/// A new node takes the place of the one whose log is damaged; later, if something else is in the way.
 async fn replace_damaged(cluster: &mut Cluster) -> Result<(), HarnessError> {
-    super::members::regroup(cluster, REPLACE_WITHIN).await;
-    cluster.claims.release(CORRUPT_FAMILY);
+    if !cluster.is_regrouped() {
+        let _ = regroup(cluster).await;
+    }
     Ok(())
 }

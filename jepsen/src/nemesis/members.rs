@@ -43,41 +43,42 @@ pub(super) const TRANSFER: Fault =
 const CHANGE_WITHIN: Duration = Duration::from_secs(15);
 const CALM_WITHIN: Duration = Duration::from_secs(60);
 
-/// What could not be done while something was broken is done when nothing is.
-fn stop(cluster: &mut Cluster) -> BoxFuture<'_, Result<(), HarnessError>> {
-    Box::pin(async {
-        cluster.claims.release(FAMILY);
-        if cluster.claims.is_empty() && !cluster.is_regrouped() {
-            regroup(cluster, CALM_WITHIN).await;
-        }
-        Ok(())
-    })
+/// Whose node is to be replaced stays out of order until it is.
+pub(super) const REPLACED: &str = "to be replaced";
+
+fn stop(_: &mut Cluster) -> BoxFuture<'_, Result<(), HarnessError>> {
+    Box::pin(async { Ok(()) })
+}
+
+/// Makes the members those that are wanted, if that can be done now. What is in the way may be another fault.
+pub(super) async fn regroup(cluster: &mut Cluster) -> Result<(), String> {
+    cluster.regroup(CHANGE_WITHIN).await?;
+    cluster.claims.release(REPLACED);
+    Ok(())
 }
 
 /// Makes the members those that are wanted. With nothing broken that must work.
-pub(super) async fn regroup(cluster: &mut Cluster, within: Duration) {
-    if let Err(why) = cluster.regroup(within).await {
-        cluster.violation(format!("the members could not be changed within {within:?}: {why}"));
+pub(super) async fn regroup_at_last(cluster: &mut Cluster) {
+    if let Err(why) = cluster.regroup(CALM_WITHIN).await {
+        cluster
+            .violation(format!("the members could not be changed within {CALM_WITHIN:?}, with nothing broken: {why}"));
     }
+    cluster.claims.release(REPLACED);
 }
 
-/// Tries now; what is not done in time is left to [`stop`].
 async fn change(cluster: &mut Cluster, what: Value) -> Result<Value, NotNow> {
-    match cluster.regroup(CHANGE_WITHIN).await {
-        Ok(()) => Ok(what),
-        Err(why) => Err(NotNow::Skipped(format!("{what} is left for later: {why}"))),
-    }
+    let done = regroup(cluster).await;
+    done.map(|()| what.clone()).map_err(|why| NotNow::Skipped(format!("{what} is left for later: {why}")))
 }
 
-fn settled(cluster: &Cluster) -> Result<(), NotNow> {
-    if cluster.is_regrouped() {
-        return Ok(());
-    }
-    Err(NotNow::Skipped("an earlier change of the members is not done yet".to_owned()))
+/// What was left for later comes first.
+async fn settled(cluster: &mut Cluster) -> Result<(), NotNow> {
+    let done = if cluster.is_regrouped() { Ok(()) } else { regroup(cluster).await };
+    done.map_err(|why| NotNow::Skipped(format!("an earlier change of the members is not done yet: {why}")))
 }
 
 async fn grow(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
-    settled(cluster)?;
+    settled(cluster).await?;
     let members = cluster.members();
     let mut spares: Vec<String> = cluster.addresses().spares.iter().map(|place| place.name.clone()).collect();
     spares.retain(|name| !members.contains(name));
@@ -89,7 +90,7 @@ async fn grow(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
 }
 
 async fn shrink(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
-    settled(cluster)?;
+    settled(cluster).await?;
     let spares: Vec<String> = cluster.addresses().spares.iter().map(|place| place.name.clone()).collect();
     let added = cluster.free_members().into_iter().filter(|name| spares.contains(name)).collect();
     let name = match rng.choice::<Vec<String>>(added) {
@@ -105,9 +106,9 @@ async fn shrink(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
 }
 
 async fn replace(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
-    settled(cluster)?;
+    settled(cluster).await?;
     let name = choice::node(cluster, rng).await?;
-    cluster.claims.take(FAMILY, [name.clone()]);
+    cluster.claims.take(REPLACED, [name.clone()]);
     cluster.process(&name).kill().await?;
     let id = cluster.want_new(&name);
     change(cluster, json!({ "replaced": name, "id": id })).await

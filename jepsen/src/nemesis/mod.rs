@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Disks, HarnessError, Network, Plan};
+use crate::cluster::{Cluster, Disks, HarnessError, Network, Plan, READY_WITHIN};
 use crate::history::{Kind, Recorder};
 
 /// Why a fault was not injected.
@@ -108,6 +108,7 @@ pub const FAULTS: &[Fault] = &[
     packets::DUPLICATE,
     clock::JUMP,
     clock::STROBE,
+    clock::DRIFT,
     disk::FULL,
     disk::SLOW,
     disk::ERROR,
@@ -236,8 +237,12 @@ async fn inject(
 ) -> Result<Instant, HarnessError> {
     recorder.fault(Kind::Invoke, fault.name, Value::Null);
     match (fault.start)(cluster, rng).await {
-        Ok(what) => recorder.fault(Kind::Ok, fault.name, what),
+        Ok(what) => {
+            println!("  {} {what}", fault.name);
+            recorder.fault(Kind::Ok, fault.name, what);
+        }
         Err(NotNow::Skipped(why)) => {
+            println!("  {} skipped: {why}", fault.name);
             recorder.fault(Kind::Fail, fault.name, json!(why));
             return Ok(Instant::now());
         }
@@ -265,12 +270,28 @@ pub async fn heal(cluster: &mut Cluster, faults: &[Fault], recorder: &Recorder) 
     Ok(())
 }
 
+/// Takes back everything, at the end of a run; whether all takes traffic again, as it must.
+///
+/// # Errors
+/// When something can't be healed.
+pub async fn heal_all(cluster: &mut Cluster, faults: &[Fault], recorder: &Recorder) -> Result<bool, HarnessError> {
+    heal(cluster, faults, recorder).await?;
+    members::regroup_at_last(cluster).await;
+    let ready = cluster.wait_ready(READY_WITHIN).await;
+    if let Err(late) = &ready {
+        cluster.violation(format!("after everything was healed: {late}"));
+    }
+    note_violations(cluster, recorder);
+    Ok(ready.is_ok())
+}
+
 /// What the history calls something that must not be.
 pub const VIOLATION: &str = "violation";
 
 /// Notes what the cluster did that it must not.
 pub fn note_violations(cluster: &mut Cluster, recorder: &Recorder) {
     for what in cluster.violations() {
+        println!("  {VIOLATION}: {what}");
         recorder.fault(Kind::Info, VIOLATION, json!(what));
     }
 }

@@ -61,17 +61,17 @@ async fn loss(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
 
 async fn delay(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
     let (names, least_ms) = (some(cluster, rng)?, rng.u64(5..150));
-    late(cluster, names, least_ms, least_ms / 10)
+    late(cluster, &names, least_ms, least_ms / 10)
 }
 
 async fn reorder(cluster: &mut Cluster, rng: &mut Rng) -> Result<Value, NotNow> {
     let (names, jitter_ms) = (some(cluster, rng)?, rng.u64(5..80));
-    late(cluster, names, 0, jitter_ms)
+    late(cluster, &names, 0, jitter_ms)
 }
 
-fn late(cluster: &mut Cluster, names: Vec<String>, least_ms: u64, jitter_ms: u64) -> Result<Value, NotNow> {
+fn late(cluster: &mut Cluster, names: &[String], least_ms: u64, jitter_ms: u64) -> Result<Value, NotNow> {
     let delay = Delay { least: Duration::from_millis(least_ms), jitter: Duration::from_millis(jitter_ms) };
-    cluster.network()?.packets(&names, Packets::Late(delay))?;
+    cluster.network()?.packets(names, Packets::Late(delay))?;
     Ok(json!({ "of": names, "least_ms": least_ms, "jitter_ms": jitter_ms }))
 }
 

@@ -1,4 +1,4 @@
-//! A disk that fails and a wall clock that jumps on command: preloaded into a process of the program, it stands between it and the C library.
+//! A disk that fails and clocks that are wrong on command: preloaded into a process of the program, it stands between it and the C library.
 //!
 //! Compiled by itself (`rustc --edition 2024 --crate-type cdylib`), without dependencies; see the harness beside it.
 //! Files below the directory that `FAULTS_BELOW` names are affected, nothing else: no socket and no log line. What
@@ -13,6 +13,7 @@
 //! write torn                    half of it is written, then the process is gone
 //! space 1000000                 statvfs and fstatvfs tell so many free bytes
 //! clock -3600                   the wall clock is so many seconds ahead, or behind; no other clock is
+//! drift 1.1                     the monotonic clock is so many times as fast from now on; it never goes back
 //! ```
 //! The first rule that fits counts. What was made to fail is noted, a line each, in the control file's neighbour that ends in
 //! `.failed`. Without the two variables, and without the file, nothing is changed.
@@ -62,6 +63,7 @@ enum Fault {
     Torn,
     Space(u64),
     Clock(i64),
+    Drift(f64),
 }
 
 struct Rule {
@@ -85,6 +87,7 @@ impl Rule {
             }
             bytes if call == "space" => Fault::Space(bytes.parse().ok()?),
             seconds if call == "clock" => Fault::Clock(seconds.parse().ok()?),
+            times if call == "drift" => Fault::Drift(times.parse().ok()?),
             _ => return None,
         };
         Some(Rule { call, fault, within: within.trim().to_owned() })
@@ -184,7 +187,7 @@ fn allowed(call: &str, fd: c_int) -> Result<bool, ()> {
             Ok(true)
         }
         Some(Fault::Torn) => Ok(false),
-        Some(Fault::Space(_) | Fault::Clock(_)) | None => Ok(true),
+        Some(Fault::Space(_) | Fault::Clock(_) | Fault::Drift(_)) | None => Ok(true),
     }
 }
 
@@ -213,20 +216,45 @@ syncs! {
     sync_file_range(offset: i64, bytes: i64, flags: c_uint) c"sync_file_range";
 }
 
+/// The first half of some bytes.
+///
+/// # Safety
+/// As the one for vectors, which needs a promise.
+unsafe fn half_of_bytes(data: *const c_void, length: usize) -> (*const c_void, usize, Vec<IoVec>) {
+    (data, length / 2, Vec::new())
+}
+
+/// The first half of the bytes that the vectors hold, as vectors that live as long as the third part of the answer.
+///
+/// # Safety
+/// There are so many vectors.
+unsafe fn half_of_vectors(vectors: *const IoVec, count: c_int) -> (*const IoVec, c_int, Vec<IoVec>) {
+    // SAFETY: by the promise of the caller.
+    let all = unsafe { std::slice::from_raw_parts(vectors, usize::try_from(count).unwrap_or(0)) };
+    let mut left = all.iter().map(|vector| vector.length).sum::<usize>() / 2;
+    let mut half = Vec::new();
+    for vector in all {
+        let length = vector.length.min(left);
+        left -= length;
+        half.push(IoVec { base: vector.base, length });
+    }
+    (half.as_ptr(), count, half)
+}
+
 macro_rules! writes {
-    ($($name:ident ( $data:ident : $kind:ty, $length:ident : $number:ty $(, $more:ident : $also:ty)* ) $symbol:literal;)*) => {$(
+    ($($name:ident ( $data:ident : $kind:ty, $length:ident : $number:ty $(, $more:ident : $also:ty)* ) $half:ident $symbol:literal;)*) => {$(
         /// # Safety
         /// As the function of the C library.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(fd: c_int, $data: $kind, $length: $number $(, $more: $also)*) -> isize {
             static REAL: OnceLock<usize> = OnceLock::new();
             let Ok(whole) = allowed("write", fd) else { return -1 };
-            let length = if whole { $length } else { $length / 2 };
             // SAFETY: the symbol has this type, and no more is written than was asked for.
             unsafe {
+                let (data, length, _held) = if whole { ($data, $length, Vec::new()) } else { $half($data, $length) };
                 let real: extern "C" fn(c_int, $kind, $number $(, $also)*) -> isize =
                     std::mem::transmute(real(&REAL, $symbol));
-                let written = real(fd, $data, length $(, $more)*);
+                let written = real(fd, data, length $(, $more)*);
                 if !whole {
                     _exit(GONE);
                 }
@@ -237,12 +265,12 @@ macro_rules! writes {
 }
 
 writes! {
-    write(data: *const c_void, length: usize) c"write";
-    writev(data: *const IoVec, length: c_int) c"writev";
-    pwrite(data: *const c_void, length: usize, offset: i64) c"pwrite";
-    pwrite64(data: *const c_void, length: usize, offset: i64) c"pwrite64";
-    pwritev(data: *const IoVec, length: c_int, offset: i64) c"pwritev";
-    pwritev64(data: *const IoVec, length: c_int, offset: i64) c"pwritev64";
+    write(data: *const c_void, length: usize) half_of_bytes c"write";
+    writev(data: *const IoVec, length: c_int) half_of_vectors c"writev";
+    pwrite(data: *const c_void, length: usize, offset: i64) half_of_bytes c"pwrite";
+    pwrite64(data: *const c_void, length: usize, offset: i64) half_of_bytes c"pwrite64";
+    pwritev(data: *const IoVec, length: c_int, offset: i64) half_of_vectors c"pwritev";
+    pwritev64(data: *const IoVec, length: c_int, offset: i64) half_of_vectors c"pwritev64";
 }
 
 /// Tells another amount of free space, if a rule says so.
@@ -294,11 +322,39 @@ spaces! {
 }
 
 const CLOCK_REALTIME: c_int = 0;
+const CLOCK_MONOTONIC: c_int = 1;
+const SECOND_NS: i64 = 1_000_000_000;
+/// Between two looks at the rule for the monotonic clock, which is asked for all the time.
+const LOOK_NS: i64 = 5_000_000;
 
 #[repr(C)]
 pub struct TimeSpec {
     seconds: i64,
     nanoseconds: i64,
+}
+
+/// A clock that goes at another speed since it was last set, without a jump. Nanoseconds.
+struct Drift {
+    real: i64,
+    told: i64,
+    times: f64,
+    looked: i64,
+}
+
+/// What the monotonic clock tells when it is really `now`.
+fn drifted(now: i64) -> i64 {
+    static DRIFT: Mutex<Option<Drift>> = Mutex::new(None);
+    let (Some(control), Ok(mut drift)) = (control(), DRIFT.lock()) else { return now };
+    let drift = drift.get_or_insert(Drift { real: now, told: now, times: 1.0, looked: now - LOOK_NS });
+    // Another thread may have read the clock later and come here earlier.
+    let gone = (now - drift.real).max(0);
+    let told = drift.told + if drift.times == 1.0 { gone } else { (gone as f64 * drift.times) as i64 };
+    if now - drift.looked >= LOOK_NS {
+        let rule = control.fault("drift", || Some(control.below.clone()));
+        let times = if let Some(Fault::Drift(times)) = rule { times } else { 1.0 };
+        *drift = Drift { real: drift.real.max(now), told, times, looked: now };
+    }
+    told
 }
 
 /// # Safety
@@ -318,6 +374,12 @@ pub unsafe extern "C" fn clock_gettime(clock: c_int, told: *mut TimeSpec) -> c_i
     {
         // SAFETY: the C library has just written there.
         unsafe { (*told).seconds += seconds };
+    }
+    if clock == CLOCK_MONOTONIC && result == 0 {
+        // SAFETY: as above.
+        let told = unsafe { &mut *told };
+        let now = drifted(told.seconds * SECOND_NS + told.nanoseconds);
+        (told.seconds, told.nanoseconds) = (now / SECOND_NS, now % SECOND_NS);
     }
     result
 }
