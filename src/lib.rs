@@ -15,6 +15,7 @@ pub mod directory;
 pub mod fuzz;
 pub mod gateway;
 pub mod lease;
+pub mod memory;
 pub mod net;
 pub mod node;
 pub mod peer;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use switchboard::directory::{
     Applied, Batch, Command, Directory, Entry, Epoch, GatewayAddresses, Op, OpenSession, Policy, Reason, Register,
 };
+use switchboard::memory;
 
 /// Registrations of one entry: what a gateway gathers in a few milliseconds under load.
 const BATCH: u64 = 64;
@@ -277,10 +278,15 @@ fn mass_death(count: u64) {
     println!("{:>52} {:>10.1?}", format!("end a session of {count}"), start.elapsed());
     run.reclaim();
     let reclaimed = resident_bytes();
+    let start = Instant::now();
+    memory::give_back();
+    let (given_back, took) = (resident_bytes(), start.elapsed());
     run.fill(count, 2..3);
-    let [before, with, reclaimed, again] = [run.before, with, reclaimed, resident_bytes()].map(|bytes| bytes >> 20);
+    let resident = [run.before, with, reclaimed, given_back, resident_bytes()];
+    let [before, with, reclaimed, given_back, again] = resident.map(|bytes| bytes >> 20);
     let what = "resident memory without it, with it, reclaimed";
-    println!("{what:>52} {before:>10} MB, {with} MB, {reclaimed} MB; {again} MB with as many anew");
+    println!("{what:>52} {before:>10} MB, {with} MB, {reclaimed} MB; given back within {took:.1?}: {given_back} MB");
+    println!("{:>52} {again:>10} MB", "with as many anew");
 }
 
 fn floor(count: u64) {

@@ -25,6 +25,7 @@ use crate::api::{self, ApiLimits};
 use crate::chance;
 use crate::client::{self, Directory};
 use crate::directory::{GatewayAddresses, OpenSession};
+use crate::memory;
 use crate::net::Listener;
 use crate::net::http::{Client, ServeLimits, serve};
 use crate::peer::Identity;
@@ -239,6 +240,8 @@ impl Parts {
         let rest = || ends.rest.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(registrar.run(rest()));
+        let held = Arc::clone(&replica);
+        tasks.spawn(memory::keep_giving_back(move || held.held_bytes()));
         tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });

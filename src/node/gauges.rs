@@ -15,8 +15,6 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Keeps the figures up to date.
 pub(super) async fn keep(raft: Raft, state: Arc<Replicated>, hub: Arc<WatchHub>, process: Arc<str>) {
     let mut before = Counters::default();
-    // Nothing is exclusive yet, so nothing changes hands; dashboards find the name all the same.
-    counter!("switchboard_takeovers_total", "process" => Arc::clone(&process)).absolute(0);
     loop {
         let status = raft.status();
         let set = |name: &'static str, value: f64| gauge!(name, "process" => Arc::clone(&process)).set(value);

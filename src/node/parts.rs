@@ -38,7 +38,7 @@ use crate::peer::Identity;
 use crate::push::{Links, Router};
 use crate::wire::http::Info;
 use crate::wire::peer::{Hello, Purpose};
-use crate::{chance, client, telemetry};
+use crate::{chance, client, memory, telemetry};
 
 /// Added to two elections before a node that can't confirm a read ends its watches.
 const CONFIRM_MARGIN: Duration = Duration::from_millis(800);
@@ -142,6 +142,8 @@ impl Parts {
         tasks.spawn(Callbacks::new(state(), Arc::clone(&self.hub), self.leases.clone(), process()).run());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(settle(Arc::clone(&self.hub)));
+        let held = state();
+        tasks.spawn(memory::keep_giving_back(move || held.read().state_bytes()));
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(hashes.keep(process()));
         tasks.spawn(members::keep_learning(raft(), others));

@@ -22,12 +22,12 @@ mod tests;
 
 use std::path::Path;
 
-pub use about::About;
-pub use counts::{Counts, Ended};
 use crate::check::edn;
 use crate::cluster::HarnessError;
 use crate::history::History;
 use crate::run::Results;
+pub use about::About;
+pub use counts::{Counts, Ended};
 
 const HISTORY: &str = "history.jsonl";
 const EDN: &str = "history.edn";

@@ -95,6 +95,13 @@ impl Replica {
         self.meters.cache_users(self.store.load().users_held());
     }
 
+    /// What is held, roughly, bytes.
+    pub fn held_bytes(&self) -> u64 {
+        // A connection with its user and its places in the maps.
+        const USER_BYTES: u64 = 400;
+        self.store.load().users_held() * USER_BYTES
+    }
+
     /// Whether there is a state to read, of whatever age.
     pub fn is_loaded(&self) -> bool {
         self.loaded.load(Ordering::Acquire)
