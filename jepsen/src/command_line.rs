@@ -13,6 +13,7 @@ use crate::nemesis::{self, FAULTS, Fault};
 use crate::report::{self, About, runs};
 use crate::run::{self, Results, Settings};
 use crate::simulation;
+use crate::verdict::Verdict;
 use crate::workload::{WORKLOADS, Workload};
 
 /// The harness failed: neither valid, invalid nor unknown.
@@ -61,10 +62,10 @@ enum Verb {
 
 #[derive(Debug, clap::Args)]
 struct Test {
-    /// What clients do; see `list`.
-    #[arg(long, value_parser = workload)]
-    workload: Workload,
-    /// What breaks: names of faults with commas between them, or `none`; see `list`.
+    /// What clients do: names of workloads with commas between them, one run each, or `all`; see `list`.
+    #[arg(long)]
+    workload: String,
+    /// What breaks: names of faults with commas between them, `none`, or `all` that can be had; see `list`.
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// For how long things break: a number of seconds, or with a unit.
@@ -105,10 +106,24 @@ fn workload(name: &str) -> Result<Workload, String> {
     found.copied().ok_or_else(|| format!("no workload has this name; there are: {}", known()))
 }
 
-fn faults(names: &str) -> Result<Vec<Fault>, HarnessError> {
+fn workloads(names: &str) -> Result<Vec<Workload>, HarnessError> {
+    if names == "all" {
+        return Ok(WORKLOADS.to_vec());
+    }
+    let found = names.split(',').map(|name| workload(name.trim()));
+    found.collect::<Result<_, _>>().map_err(|why| HarnessError(format!("--workload: {why}")))
+}
+
+fn faults(arguments: &Test) -> Result<Vec<Fault>, HarnessError> {
+    if arguments.nemesis == "all" {
+        // Those that hold others stand for them, and without another version there is none to go to.
+        let alone = |fault: &&Fault| !["partition", "packets"].contains(&fault.name);
+        let had = |fault: &&Fault| fault.name != "upgrade" || arguments.previous.is_some();
+        return Ok(FAULTS.iter().filter(alone).filter(had).copied().collect());
+    }
     let known = || FAULTS.iter().map(|fault| fault.name).collect::<Vec<_>>().join(", ");
-    let named = names.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "none");
-    let found = named.map(|name| {
+    let names = arguments.nemesis.split(',').map(str::trim);
+    let found = names.filter(|name| !name.is_empty() && *name != "none").map(|name| {
         let fault = FAULTS.iter().find(|fault| fault.name == name).copied();
         fault.ok_or_else(|| HarnessError(format!("--nemesis: no fault is called {name}; there are: {}", known())))
     });
@@ -125,8 +140,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let done = match Arguments::parse().verb {
-        Verb::Test(arguments) => test(&arguments),
-        Verb::Check { folder } => check(&folder),
+        Verb::Test(arguments) => test_all(&arguments),
+        Verb::Check { folder } => check(&folder).map(|results| results.verdict),
         Verb::Runs { folders } => return exit(table(&folders)),
         Verb::Simulate(arguments) => return simulation::run(&arguments),
         Verb::Mutants { list: true, .. } => return exit(mutants::list().map(|()| 0)),
@@ -136,7 +151,7 @@ pub fn run() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    exit(done.map(|results| results.verdict.exit_code()))
+    exit(done.map(Verdict::exit_code))
 }
 
 fn exit(done: Result<u8, HarnessError>) -> ExitCode {
@@ -149,12 +164,24 @@ fn exit(done: Result<u8, HarnessError>) -> ExitCode {
     }
 }
 
-fn test(arguments: &Test) -> Result<Results, HarnessError> {
+/// One run after the other. The verdict is the worst of them.
+fn test_all(arguments: &Test) -> Result<Verdict, HarnessError> {
+    let (workloads, faults) = (workloads(&arguments.workload)?, faults(arguments)?);
+    if arguments.store.is_some() && workloads.len() > 1 {
+        return Err(HarnessError("--store is the folder of one run, and several workloads are asked for".to_owned()));
+    }
     let binary = match &arguments.binary {
         Some(binary) => binary.clone(),
         None => built()?,
     };
-    let faults = faults(&arguments.nemesis)?;
+    let mut verdict = Verdict::Valid;
+    for workload in workloads {
+        verdict = verdict.max(test(arguments, workload, faults.clone(), binary.clone())?.verdict);
+    }
+    Ok(verdict)
+}
+
+fn test(arguments: &Test, workload: Workload, faults: Vec<Fault>, binary: PathBuf) -> Result<Results, HarnessError> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
     let mut plan = Plan {
         nodes: arguments.nodes,
@@ -164,12 +191,12 @@ fn test(arguments: &Test) -> Result<Results, HarnessError> {
         network: arguments.network.unwrap_or_else(Network::best),
         ..Plan::of(binary)
     };
-    (arguments.workload.plan)(&mut plan);
+    (workload.plan)(&mut plan);
     nemesis::prepare(&mut plan, &faults)?;
-    let folder = arguments.store.clone().unwrap_or_else(|| default_folder(arguments));
+    let folder = arguments.store.clone().unwrap_or_else(|| default_folder(workload.name, &arguments.nemesis));
     std::fs::create_dir_all(&folder).map_err(|error| HarnessError(format!("{}: {error}", folder.display())))?;
     let settings = Settings {
-        workload: arguments.workload,
+        workload,
         faults,
         time: arguments.time,
         seed,
@@ -232,9 +259,9 @@ fn list() {
     }
 }
 
-fn default_folder(arguments: &Test) -> PathBuf {
+fn default_folder(workload: &str, nemesis: &str) -> PathBuf {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let name = format!("{}-{}-{now}", arguments.workload.name, arguments.nemesis.replace(',', "+"));
+    let name = format!("{workload}-{}-{now}", nemesis.replace(',', "+"));
     Path::new(STORE).join(name)
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -241,7 +242,8 @@ impl Parts {
         let mut tasks = JoinSet::new();
         tasks.spawn(registrar.run(rest()));
         let held = Arc::clone(&replica);
-        tasks.spawn(memory::keep_giving_back(move || held.held_bytes()));
+        let giving_back = memory::keep_giving_back(move || held.held_bytes());
+        tasks.spawn(rest().run_until_cancelled_owned(giving_back).map(drop));
         tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
