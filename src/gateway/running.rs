@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -172,6 +171,11 @@ struct Parts {
     threads: Threads,
 }
 
+/// Gives back what a replica no longer holds, until `end`.
+async fn give_back_memory(replica: Arc<Replica>, end: CancellationToken) {
+    end.run_until_cancelled(memory::keep_giving_back(|| replica.held_bytes())).await;
+}
+
 /// What ends the parts, in this order.
 #[derive(Default)]
 struct Ends {
@@ -241,9 +245,7 @@ impl Parts {
         let rest = || ends.rest.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(registrar.run(rest()));
-        let held = Arc::clone(&replica);
-        let giving_back = memory::keep_giving_back(move || held.held_bytes());
-        tasks.spawn(rest().run_until_cancelled_owned(giving_back).map(drop));
+        tasks.spawn(give_back_memory(Arc::clone(&replica), rest()));
         tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });

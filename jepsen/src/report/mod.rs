@@ -55,7 +55,7 @@ pub fn kept(folder: &Path) -> Result<History, HarnessError> {
     History::read(&folder.join(HISTORY)).map_err(failed(folder, HISTORY))
 }
 
-/// What [`write`] wrote.
+/// What [`write()`] wrote.
 ///
 /// # Errors
 /// When there are no results, or none that can be read.
