@@ -129,6 +129,23 @@ pub const FAULTS: &[Fault] = &[
     upgrade::UPGRADE,
 ];
 
+/// Those that `all` stands for: some hold others, which stand for them, and without another version there is none to go to.
+pub fn all(other_version: bool) -> impl Iterator<Item = Fault> {
+    let alone = |fault: &Fault| ![network::PARTITION.name, packets::PACKETS.name].contains(&fault.name);
+    FAULTS.iter().copied().filter(alone).filter(move |fault| other_version || fault.name != upgrade::UPGRADE.name)
+}
+
+/// What broke in a run, in words.
+pub fn told(names: &[String]) -> String {
+    let has = |fault: Fault| names.iter().any(|name| name == fault.name);
+    match names {
+        [] => "none".to_owned(),
+        _ if all(true).all(has) => "all, upgrade among them".to_owned(),
+        _ if all(false).all(has) => "all".to_owned(),
+        _ => names.join(", "),
+    }
+}
+
 /// Places where nodes may join.
 const SPARES: u64 = 2;
 
@@ -332,6 +349,15 @@ mod tests {
         let names: BTreeSet<&str> = FAULTS.iter().map(|fault| fault.name).collect();
         assert_eq!(names.len(), FAULTS.len());
         assert!(FAULTS.iter().all(|fault| !fault.about.is_empty() && fault.colour.starts_with('#')));
+    }
+
+    #[test]
+    fn all_faults_are_told_in_a_word() {
+        let names = |faults: &[Fault]| faults.iter().map(|fault| fault.name.to_owned()).collect::<Vec<_>>();
+        assert_eq!((told(&[]), told(&names(&[named("kill"), named("grow")]))), ("none".into(), "kill, grow".into()));
+        let (without, with): (Vec<_>, Vec<_>) = (all(false).collect(), all(true).collect());
+        assert_eq!((told(&names(&without)), told(&names(&with))), ("all".into(), "all, upgrade among them".into()));
+        assert_ne!(told(&names(&without[1..])), "all");
     }
 
     #[test]
