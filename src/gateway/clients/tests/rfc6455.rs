@@ -113,18 +113,18 @@ async fn reserved_bits_and_opcodes_and_missing_masks_end_the_connection() {
 async fn fragments_make_one_message_with_control_frames_between_them() {
     let bench = Bench::crowded().await;
     let text = request(&"fragments".repeat(500));
-    let (CONTINUED, LAST): (u8, u8) = (0, 0x80);
+    let (continued, last_part): (u8, u8) = (0, 0x80);
     for piece in PIECES {
         for size in [1300, 2000, 4000] {
             let mut client = bench.client().await;
             let mut bytes = frame(TEXT, b"");
             for (nth, part) in text.as_bytes().chunks(size).enumerate() {
-                bytes.extend(frame(CONTINUED, part));
+                bytes.extend(frame(continued, part));
                 if nth == 0 {
                     bytes.extend(frame(0x80 | PING, b"between"));
                 }
             }
-            bytes.extend(frame(LAST, b""));
+            bytes.extend(frame(last_part, b""));
             client.write_in_pieces(&bytes, piece.max(100)).await;
             assert_eq!(client.frame().await, Some((PONG, b"between".to_vec())));
             client.expect_echo(&"fragments".repeat(500)).await;
@@ -132,13 +132,13 @@ async fn fragments_make_one_message_with_control_frames_between_them() {
     }
     let (begun, last) = (frame(TEXT, b"{"), frame(0x80 | TEXT, b"}"));
     for (what, bytes) in [
-        ("a continuation of nothing, the last", frame(LAST, b"x")),
-        ("a continuation of nothing", frame(CONTINUED, b"x")),
-        ("a continuation of what is complete", [frame(0x80 | PING, b""), frame(LAST, b"x")].concat()),
+        ("a continuation of nothing, the last", frame(last_part, b"x")),
+        ("a continuation of nothing", frame(continued, b"x")),
+        ("a continuation of what is complete", [frame(0x80 | PING, b""), frame(last_part, b"x")].concat()),
         ("a message within another", [begun.clone(), last.clone()].concat()),
         ("a message begun within another", [begun.clone(), begun].concat()),
-        ("a ping in parts", [frame(PING, b"a"), frame(LAST, b"b")].concat()),
-        ("a pong in parts", [frame(PONG, b"a"), frame(LAST, b"b")].concat()),
+        ("a ping in parts", [frame(PING, b"a"), frame(last_part, b"b")].concat()),
+        ("a pong in parts", [frame(PONG, b"a"), frame(last_part, b"b")].concat()),
     ] {
         let mut client = bench.client().await;
         client.write(&bytes).await;
