@@ -154,7 +154,7 @@ fn greetings_keep_their_form() {
         Purpose::Link,
         Purpose::Identify,
     ];
-    check("hello-2.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
+    check("hello-3.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
     let answers = [
         HelloAnswer::Accepted {
             name: "node 1".to_owned(),
@@ -164,11 +164,11 @@ fn greetings_keep_their_form() {
         },
         HelloAnswer::Refused { why: "another cluster".to_owned() },
     ];
-    check("hello-answer-2.hex", &answers);
+    check("hello-answer-3.hex", &answers);
 }
 
 #[test]
-fn requests_of_version_2_keep_their_form() {
+fn requests_of_version_3_keep_their_form() {
     let Some(Command::Batch(batch)) = entries()[1].commands.first().cloned() else { unreachable!("it is a batch") };
     let bodies = [
         RequestBody::OpenSession(open("gw-1")),
@@ -188,7 +188,7 @@ fn requests_of_version_2_keep_their_form() {
         RequestBody::Find(vec![Who::User("alice".into()), Who::Holder(ConnectionId { epoch: EPOCH, serial: 1 })]),
         RequestBody::LastSeen { users: vec!["alice".into()], revision: 900 },
     ];
-    check("request-2.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
+    check("request-3.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
     let ops = [
         OpOutcome::Registered { granted: 6, superseded: Box::new([ConnectionId { epoch: 4, serial: 3 }]) },
         OpOutcome::Pending,
@@ -234,7 +234,7 @@ fn requests_of_version_2_keep_their_form() {
         Answer::LastSeen(vec![Some(1_700_000_000_123), None]),
     ];
     let results = answers.into_iter().map(Ok).chain(failures().into_iter().map(Err));
-    check("response-2.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
+    check("response-3.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
 }
 
 fn failures() -> [Failure; 8] {
@@ -276,7 +276,7 @@ fn found() -> FoundUsers {
 }
 
 #[test]
-fn the_watch_of_version_2_keeps_its_form() {
+fn the_watch_of_version_3_keeps_its_form() {
     let (_, applied) = applied();
     let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
     let id = ConnectionId { epoch: EPOCH, serial: 1 };
@@ -290,13 +290,14 @@ fn the_watch_of_version_2_keeps_its_form() {
         WatchFrame::Progress { revision: 902, stamp: Some(7) },
         WatchFrame::Compacted { oldest: 800 },
         WatchFrame::Ended { why: "this node stops".to_owned() },
+        WatchFrame::SnapshotTopics(vec![("room:7".into(), vec![4, EPOCH])]),
     ];
-    check("watch-2.hex", &frames);
-    check("stamp-2.hex", &[Stamp(7)]);
+    check("watch-3.hex", &frames);
+    check("stamp-3.hex", &[Stamp(7)]);
 }
 
 #[test]
-fn deliveries_of_version_2_keep_their_form() {
+fn deliveries_of_version_3_keep_their_form() {
     let message = |data, ack| Message {
         id: "m-1".into(),
         topic: Some("room:7".into()),
@@ -316,8 +317,8 @@ fn deliveries_of_version_2_keep_their_form() {
         deliver(message(Payload::Base64(Bytes::from_static(b"AAEC")), Ack::Client)),
         deliver(message(Payload::Json(Bytes::from_static(b"1")), Ack::None)),
     ];
-    check("deliver-2.hex", &messages);
+    check("deliver-3.hex", &messages);
     use TargetStatus::{Acked, Fenced, Gone, Slow, Timeout, Unreachable, Written};
     let statuses = vec![Acked, Written, Gone, Fenced, Slow, Unreachable, Timeout];
-    check("delivered-2.hex", &[Delivered { id: 1, statuses }]);
+    check("delivered-3.hex", &[Delivered { id: 1, statuses }]);
 }

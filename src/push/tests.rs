@@ -95,7 +95,15 @@ impl View for Lagging {
     }
 
     fn sessions(&self) -> At<Vec<(Epoch, Arc<Session>, u64)>> {
-        unreachable!("a push lists nothing")
+        let known = self.known.lock().unwrap();
+        let value = known.sessions().map(|live| (live.epoch, Arc::clone(live.session), live.connections)).collect();
+        At { value, revision: known.revision() }
+    }
+
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        let known = self.known.lock().unwrap();
+        let session = |epoch| Some((epoch, Arc::clone(known.session(epoch)?.session)));
+        At { value: known.sessions_of(topic).into_iter().filter_map(session).collect(), revision: known.revision() }
     }
 
     fn counts(&self) -> At<Counts> {

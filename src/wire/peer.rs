@@ -22,7 +22,7 @@ pub type Versions = (u8, u8);
 
 /// The versions that this release speaks. A release speaks the one before its own, so that processes can be replaced one
 /// by one.
-pub const SPEAKS: Versions = (2, 2);
+pub const SPEAKS: Versions = (3, 3);
 
 /// The newest version that both sides speak.
 #[must_use]
@@ -385,7 +385,7 @@ pub enum WatchFrom {
     Snapshot,
     /// With what comes after this revision; answered by `Compacted` if that is no longer held.
     After(Revision),
-    /// As `Snapshot`, but of the sessions only: for a replica that asks for the users that it needs.
+    /// As `Snapshot`, but without connections: for a replica that asks for the users that it needs.
     Sessions,
 }
 
@@ -437,4 +437,7 @@ pub enum WatchFrame {
     },
     /// Peer addresses of all members of the group; at the beginning, and whenever they change.
     Members(Vec<String>),
+    /// A part of the state, as `SnapshotChunk`: topics and the sessions that have subscribers of them. It comes after the
+    /// sessions, also where no connections are wanted.
+    SnapshotTopics(Vec<(Arc<str>, Vec<Epoch>)>),
 }

@@ -194,6 +194,15 @@ impl View for Memory {
         At { value, revision: directory.revision() }
     }
 
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        let directory = self.directory.lock().unwrap();
+        let session = |epoch| Some((epoch, Arc::clone(directory.session(epoch)?.session)));
+        At {
+            value: directory.sessions_of(topic).into_iter().filter_map(session).collect(),
+            revision: directory.revision(),
+        }
+    }
+
     fn counts(&self) -> At<Counts> {
         let directory = self.directory.lock().unwrap();
         let stats = directory.stats();
