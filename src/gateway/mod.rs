@@ -4,6 +4,7 @@
 //! - [`Settings`] is everything that can be set
 //! - `session` keeps the lease, `registrar` registers and unregisters in batches, `table` knows the open connections, `ours`
 //!   passes on what the directory says of them
+//! - `subscriptions` are the topics of its connections; the registrar tells the directory which of them have subscribers here
 //! - `clients` are the sockets, `peers` and `delivery` what other processes send to them
 //! - [`Replica`] is what the gateway knows of the directory, `backend` what its HTTP surface needs
 //!
@@ -29,6 +30,7 @@ mod replica;
 mod running;
 mod session;
 mod settings;
+mod subscriptions;
 mod table;
 #[cfg(test)]
 mod testing;

@@ -329,6 +329,7 @@ pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
             hub.meters.connections(hub.seats.taken());
             hub.meters.queued_bytes(hub.common.queued());
             hub.meters.pending(hub.common.pending());
+            hub.meters.subscriptions(hub.table.subscriptions().figures());
             hub.replica.show_figures();
         }
     }

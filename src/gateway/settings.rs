@@ -92,6 +92,8 @@ pub struct ClientLimits {
     pub messages_per_second: u32,
     /// Messages of a client at once.
     pub messages_burst: u32,
+    /// Topics that a client is subscribed to at once. A page of an application has some tens of them.
+    pub subscriptions_max: usize,
     /// Messages that wait for one socket. More means that it does not read.
     pub outbox_messages_max: usize,
     /// Bytes that wait for one socket; one message alone may be larger.
@@ -193,6 +195,7 @@ impl Default for ClientLimits {
             frame_bytes_max: 64 << 10,
             messages_per_second: 100,
             messages_burst: 200,
+            subscriptions_max: 256,
             outbox_messages_max: 1024,
             outbox_bytes_max: 1 << 20,
             burst_bytes: 64 << 10,

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 use super::farewell::Farewell;
 use super::outbox::{self, Bound, Burst, Entered, Outbox, Push, Room};
+use super::permissions::Permissions;
+use super::subscribe::Reply;
 use crate::directory::{Epoch, Policy, Reason, Register, Release, Revision, Serial};
 use crate::gateway::answers::Ticket;
 use crate::gateway::lease::Lease;
@@ -28,6 +30,7 @@ pub(in crate::gateway) struct Who {
     pub(in crate::gateway) remote: Option<Arc<str>>,
     pub(in crate::gateway) meta: Option<Arc<str>>,
     pub(in crate::gateway) connected_at_ms: u64,
+    pub(in crate::gateway) permissions: Permissions,
 }
 
 /// What all clients of a gateway share.
@@ -41,6 +44,7 @@ pub(in crate::gateway) struct Common {
     register_wait_ms: u64,
     pending_wait_ms: u64,
     pending_max: usize,
+    subscriptions_max: usize,
     /// Of exclusive connections: they are served only while it is held.
     lease: Option<Arc<Lease>>,
     queued: AtomicI64,
@@ -61,6 +65,7 @@ impl Common {
             register_wait_ms: millis(settings.registrar.register_wait),
             pending_wait_ms: millis(settings.pending_wait()),
             pending_max: settings.registrar.pending_max,
+            subscriptions_max: clients.subscriptions_max,
             lease: settings.is_exclusive().then(|| Arc::clone(lease)),
             queued: AtomicI64::new(0),
             pending: AtomicUsize::new(0),
@@ -140,6 +145,11 @@ impl Handle {
     /// Whether its socket is closed, or will not be written to or read any more but for the goodbye.
     pub(in crate::gateway) fn is_finished(&self) -> bool {
         self.outbox().is_finished()
+    }
+
+    /// How many topics it may be subscribed to.
+    pub(in crate::gateway) fn subscriptions_max(&self) -> usize {
+        self.common.subscriptions_max
     }
 
     /// Whether it may be written to and what its client sends be passed on, now. Not while it is to stop at once, and an
@@ -248,6 +258,12 @@ impl Handle {
                 TargetStatus::Slow
             }
         }
+    }
+
+    /// Answers a request of the client, once it is welcomed.
+    pub(super) fn reply(&self, reply: Reply) {
+        self.outbox().reply(reply);
+        self.wake.notify_one();
     }
 
     /// Why it is to be closed, if it is.

@@ -9,6 +9,7 @@ use super::farewell::Farewell;
 use super::frames::{self, Connect, Said};
 use super::handle::Who;
 use super::hub::Hub;
+use super::permissions::Permissions;
 use super::rate::Rate;
 use super::socket::End;
 use super::wire::{Frames, Received, Wire};
@@ -46,6 +47,11 @@ where
         match frames::read(&text) {
             Said::Garbage => return Err(End::Farewell(CloseCode::BadProtocol.into())),
             Said::Answer(answer) => say(hub, wire, &frames::text(&answer)).await?,
+            Said::Topics(request) => {
+                let why = "say who you are first: a connect frame may name topics";
+                let error = frames::error(request.id.as_ref().map(|id| &*id.0), "bad_request", why);
+                say(hub, wire, &frames::text(&error)).await?;
+            }
             Said::Nothing | Said::Ack(_) => {}
         }
     }
@@ -78,5 +84,6 @@ pub(super) fn identify(connect: &Connect, remote: Option<Arc<str>>) -> Result<Wh
         remote,
         meta: meta.map(Arc::from),
         connected_at_ms: clock::wall_ms(),
+        permissions: Permissions::default(),
     })
 }

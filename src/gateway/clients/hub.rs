@@ -120,9 +120,14 @@ impl Hub {
         sockets.spawn(socket);
     }
 
-    /// Asks for a registration. `false`: too many wait already.
-    pub(super) fn register(&self, handle: &Arc<Handle>) -> bool {
-        self.commands.try_send(Command::Register(Arc::clone(handle))).is_ok()
+    /// Asks for a registration, and with it for subscriptions. `false`: too many wait already.
+    pub(super) fn register(&self, handle: &Arc<Handle>, topics: Vec<Arc<str>>) -> bool {
+        let handle = Arc::clone(handle);
+        let command = match topics.is_empty() {
+            true => Command::Register(handle),
+            false => Command::RegisterWith(handle, topics),
+        };
+        self.commands.try_send(command).is_ok()
     }
 
     /// The socket is closed, or is written to no more but for a goodbye. What comes back ends when the directory has

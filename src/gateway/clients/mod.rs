@@ -11,9 +11,11 @@ mod handle;
 mod hello;
 mod hub;
 mod outbox;
+mod permissions;
 mod rate;
 mod seats;
 mod socket;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -26,4 +28,5 @@ pub(super) use handle::Handle;
 pub(super) use handle::{Common, Who};
 pub(super) use hub::Hub;
 pub(super) use outbox::Bound;
+pub(super) use subscribe::{Refused, Subscribe};
 pub(super) use upgrade::router;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::farewell::Farewell;
+use super::subscribe::Reply;
 use crate::directory::{Epoch, Revision};
 use crate::gateway::answers::Ticket;
 use crate::wire::client::PushTail;
@@ -75,9 +76,18 @@ pub(super) enum Entered {
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     pub(super) announce: Option<Announce>,
+    pub(super) replies: Vec<Reply>,
     pub(super) pushes: Vec<Push>,
     pub(super) ping: bool,
     pub(super) farewell: Option<Farewell>,
+}
+
+impl Burst {
+    /// The revision of the directory that the newest of the news is about.
+    pub(super) fn confirms(&self) -> Option<Revision> {
+        let announced = self.announce.map(|announce| announce.revision);
+        self.replies.iter().map(Reply::revision).fold(announced, Option::max)
+    }
 }
 
 /// What waits to be written to one client.
@@ -90,6 +100,8 @@ pub(super) struct Outbox {
     pending_ms: Option<u64>,
     announce: Option<Announce>,
     ping: bool,
+    /// Answers to requests. Each answers a frame, and a client that takes none sends no more of them than fit into its rate.
+    replies: Vec<Reply>,
     pushes: VecDeque<Push>,
     /// Messages and bytes that wait or are being written.
     held: (usize, usize),
@@ -183,6 +195,13 @@ impl Outbox {
         Entered::Queued
     }
 
+    /// Answers a request.
+    pub(super) fn reply(&mut self, reply: Reply) {
+        if !self.is_ending() {
+            self.replies.push(reply);
+        }
+    }
+
     pub(super) fn ping(&mut self) {
         self.ping = true;
     }
@@ -206,6 +225,7 @@ impl Outbox {
         let (announce, ping) = (self.announce.take(), std::mem::take(&mut self.ping));
         let mut burst = Burst { announce, ping, ..Burst::default() };
         let Some(bound) = self.bound else { return burst };
+        burst.replies = std::mem::take(&mut self.replies);
         let mut bytes = 0;
         while bytes < bytes_max {
             let ahead_of_its_grant = |push: &Push| push.epoch != bound.epoch && self.expected == Some(push.epoch);
@@ -267,6 +287,7 @@ impl Outbox {
     }
 
     fn give_up(&mut self) {
+        self.replies = Vec::new();
         for push in std::mem::take(&mut self.pushes) {
             self.held.0 = self.held.0.saturating_sub(1);
             self.held.1 = self.held.1.saturating_sub(push.tail.bytes() + MESSAGE_OVERHEAD);

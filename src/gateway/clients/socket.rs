@@ -17,6 +17,7 @@ use super::hub::Hub;
 use super::outbox::{Burst, Push};
 use super::rate::Rate;
 use super::seats::Seat;
+use super::subscribe;
 use super::wire::{Frames, Received, Wire, Wrong};
 use crate::directory::Reason;
 use crate::view::View;
@@ -101,7 +102,8 @@ where
         let who = identify(&connect, remote).map_err(End::Farewell)?;
         let handle = Arc::new(Handle::new(who, Arc::clone(&hub.common), hub.now_ms()));
         let overloaded = || End::Farewell(CloseCode::Overloaded.into());
-        hub.register(&handle).then_some((handle, connect.refusal)).ok_or_else(overloaded)
+        let topics = subscribe::brought(&handle, connect.id, connect.topics);
+        hub.register(&handle, topics).then_some((handle, connect.refusal)).ok_or_else(overloaded)
     });
     (seat, introduced)
 }
@@ -117,7 +119,7 @@ fn served<F: Future>(handle: &Handle, mut work: Pin<&mut F>) -> impl Future<Outp
 async fn attend<S>(
     hub: &Hub,
     wire: &mut Wire<S>,
-    handle: &Handle,
+    handle: &Arc<Handle>,
     mut rate: Rate,
     mut refusal: Option<String>,
     began: Instant,
@@ -135,16 +137,17 @@ where
         };
         let mut frames = Frames::default();
         let Some(received) = received else {
-            let burst = handle.take();
+            let mut burst = handle.take();
             if let Some(farewell) = burst.farewell {
                 return End::Farewell(farewell);
             }
-            if let Some(announce) = burst.announce {
-                // So that a push through this gateway that follows the welcome finds the connection. A replica that lags
-                // does not hold the client up: the resolve rule then finds it all the same, or the caller names a revision.
-                let _ = hub.replica.reach(announce.revision, hub.settings.clients.welcome_wait).await;
+            if let Some(revision) = burst.confirms() {
+                // So that a push through this gateway that follows the welcome, or the subscription, finds the connection. A
+                // replica that lags does not hold the client up: the resolve rule then finds it all the same, or the caller
+                // names a revision.
+                let _ = hub.replica.reach(revision, hub.settings.clients.welcome_wait).await;
             }
-            compose(hub, handle, &burst, &mut frames);
+            compose(hub, handle, &mut burst, &mut frames);
             if burst.announce.is_some_and(|announce| announce.first) {
                 hub.meters.welcomed(began.elapsed());
                 if let Some(refusal) = refusal.take() {
@@ -206,10 +209,11 @@ where
 }
 
 /// Puts what waits for the client into frames.
-fn compose(hub: &Hub, handle: &Handle, burst: &Burst, frames: &mut Frames) {
+fn compose(hub: &Hub, handle: &Handle, burst: &mut Burst, frames: &mut Frames) {
     if let Some(announce) = burst.announce {
         frames.text(&frames::text(&frames::announce(hub, &handle.who.user, handle.serial(), announce)));
     }
+    subscribe::texts(std::mem::take(&mut burst.replies)).for_each(|text| frames.text(&text));
     if let Some(bound) = handle.bound() {
         for push in &burst.pushes {
             frames.text(&push_frame(push.seq, bound.granted, &push.tail));
@@ -221,7 +225,7 @@ fn compose(hub: &Hub, handle: &Handle, burst: &Burst, frames: &mut Frames) {
 }
 
 /// Takes what the client sent.
-fn hear(hub: &Hub, handle: &Handle, rate: &mut Rate, received: Received, frames: &mut Frames) -> Result<(), End> {
+fn hear(hub: &Hub, handle: &Arc<Handle>, rate: &mut Rate, received: Received, frames: &mut Frames) -> Result<(), End> {
     let limits = &hub.settings.clients;
     let text = match received {
         Received::Closed(code) => return Err(End::Gone(code)),
@@ -238,6 +242,11 @@ fn hear(hub: &Hub, handle: &Handle, rate: &mut Rate, received: Received, frames:
         Said::Nothing => {}
         Said::Ack(seq) => handle.acked(seq),
         Said::Answer(answer) => frames.text(&frames::text(&answer)),
+        Said::Topics(request) => {
+            if let Some(answer) = subscribe::take(hub, handle, request) {
+                frames.text(&frames::text(&answer));
+            }
+        }
         Said::Garbage => return Err(End::Farewell(CloseCode::BadProtocol.into())),
     }
     Ok(())

@@ -15,6 +15,7 @@ use super::frames::{self, Connect};
 use super::hub::Hub;
 use super::seats::NoSeat;
 use super::socket::{self, Arrival};
+use super::subscribe::BAD_TOPIC;
 use crate::directory::limits::{is_name, is_optional_name};
 use crate::wire::client::SUBPROTOCOL;
 use crate::wire::http::{ErrorBody, ErrorCode, ErrorDetail};
@@ -73,6 +74,13 @@ fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Box<Arrival>, Response<Bo
     if asked.device.as_deref().is_some_and(|device| !is_optional_name(device)) {
         return Err(bad("a device is at most 128 bytes of text without control characters"));
     }
+    if !asked.topics.iter().all(|topic| is_name(topic)) {
+        return Err(bad(BAD_TOPIC));
+    }
+    let subscriptions_max = hub.settings.clients.subscriptions_max;
+    if asked.topics.len() > subscriptions_max {
+        return Err(bad(&format!("a connection has at most {subscriptions_max} subscriptions")));
+    }
     hub.ready().map_err(|why| {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, &why, "unavailable").for_now()
     })?;
@@ -99,7 +107,7 @@ pub(super) struct Asked {
     user: Option<String>,
     device: Option<String>,
     has_token: bool,
-    topics: bool,
+    topics: Vec<String>,
     resume: bool,
 }
 
@@ -112,7 +120,7 @@ impl Asked {
                 "user" => asked.user = Some(value),
                 "device" => asked.device = Some(value),
                 "token" => asked.has_token = true,
-                "topics" => asked.topics |= !value.is_empty(),
+                "topics" => asked.topics.extend(value.split(',').filter(|topic| !topic.is_empty()).map(str::to_owned)),
                 "resume" | "seq" => asked.resume = true,
                 _ => {}
             }
@@ -123,9 +131,9 @@ impl Asked {
     /// Who the client is; without a user its first frame tells.
     pub(super) fn connect(self) -> Option<Connect> {
         self.user.as_ref()?;
-        let refusal = frames::not_offered(self.topics, self.resume)
-            .map(|message| frames::text(&frames::error(None, "not_implemented", message)));
-        Some(Connect { user: self.user, device: self.device, meta: None, has_token: false, refusal })
+        let refusal = self.resume.then(|| frames::text(&frames::error(None, "not_implemented", frames::NO_RESUME)));
+        let Self { user, device, topics, .. } = self;
+        Some(Connect { user, device, topics, refusal, ..Connect::default() })
     }
 }
 

@@ -4,6 +4,7 @@ mod deliver;
 mod ownership;
 mod raw;
 mod size;
+mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -124,6 +125,7 @@ async fn a_client_is_turned_away_before_the_upgrade_with_a_reason() {
         ("/ws?user=", "", 400),
         ("/ws?user=a%0Ab", "", 400),
         ("/ws?user=alice&device=%00", "", 400),
+        ("/ws?user=alice&topics=a,b%0A", "", 400),
         ("/elsewhere", "", 404),
     ] {
         let (_, head) = Raw::ask(bench.address, target, headers).await;
@@ -154,14 +156,14 @@ async fn a_subprotocol_is_chosen_only_where_ours_was_offered() {
 #[tokio::test]
 async fn a_client_is_welcomed_when_the_directory_has_it_and_forgotten_when_it_leaves() {
     let bench = Bench::start(|_| {}).await;
-    let mut client = Raw::open(bench.address, "/ws?user=al%20ice&device=web&topics=a").await;
+    let mut client = Raw::open(bench.address, "/ws?user=al%20ice&device=web&resume=t").await;
     let welcome = client.expect("welcome").await;
     let epoch = bench.epoch;
     assert_eq!(welcome["connection"], format!("c-{epoch}-1"));
     assert_eq!((&welcome["user"], &welcome["gateway"]), (&"al ice".into(), &"gw-1".into()));
     assert!(welcome["revision"].as_u64() >= welcome["granted"].as_u64(), "{welcome}");
     let refused = client.expect("error").await;
-    assert_eq!(refused["code"], "not_implemented", "topics were asked for");
+    assert_eq!(refused["code"], "not_implemented", "resume was asked for");
     bench.held(1).await;
     client.send(CLOSE, &1000_u16.to_be_bytes()).await;
     assert_eq!(client.frame().await, Some((CLOSE, 1000_u16.to_be_bytes().to_vec())));
