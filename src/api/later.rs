@@ -11,9 +11,7 @@ fn not_offered<B: Backend>(what: &'static str) -> MethodRouter<Api<B>> {
 
 /// Routes of their own.
 pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
-    const ROUTES: [(&str, &str); 11] = [
-        ("/v1/topics/{topic}/push", "A push to a topic"),
-        ("/v1/broadcast", "A push to everybody"),
+    const ROUTES: [(&str, &str); 9] = [
         ("/v1/users/{user}/subscribe", "Subscribing users to topics"),
         ("/v1/users/{user}/unsubscribe", "Subscribing users to topics"),
         ("/v1/webhooks", "Webhooks"),

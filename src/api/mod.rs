@@ -83,6 +83,8 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
         .route("/v1/gateways", get(gateways::list::<B>))
         .route("/v1/users/{user}/push", post(push::to_user::<B>))
         .route("/v1/connections/{id}/push", post(push::to_connection::<B>))
+        .route("/v1/topics/{topic}/push", post(push::to_topic::<B>))
+        .route("/v1/broadcast", post(push::to_all::<B>))
         .route("/v1/push:batch", post(push::batch::<B>))
         .route("/v1/watch", get(watch::watch::<B>))
         .route("/v1/sessions", post(sessions::open::<B>))

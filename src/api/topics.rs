@@ -9,9 +9,9 @@ use axum::response::Response;
 
 use super::answer::Shows;
 use super::read::Freshness;
-use super::request::{Query, Segment};
+use super::request::{self, Query, Segment};
 use super::{Api, Backend, Error, TopicsAsk};
-use crate::directory::limits::{NAME_BYTES_MAX, is_name};
+use crate::directory::limits::NAME_BYTES_MAX;
 use crate::directory::{Directory, Revision};
 use crate::view::{At, View};
 use crate::wire::http::{TopicBody, TopicList, TopicMembers};
@@ -71,10 +71,7 @@ async fn gateways<B: Backend>(
     query: &Query,
 ) -> Result<Option<(String, Vec<String>, Revision, Shows)>, Error> {
     let fresh = Freshness::from_query(query, &api.limits)?;
-    let topic = topic.text();
-    if !is_name(topic) {
-        return Err(Error::bad_request("topic: 1 to 128 bytes of text without control characters"));
-    }
+    let topic = &*request::topic(topic.text())?;
     if !api.holds_state() {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ mod smoke;
 
 /// The kinds of messages, in the order of `peer_messages`.
 const MESSAGES: [&str; 8] =
-    ["hello-2", "hello-answer-2", "request-2", "response-2", "watch-2", "stamp-2", "deliver-2", "delivered-2"];
+    ["hello-3", "hello-answer-3", "request-3", "response-3", "watch-3", "stamp-3", "deliver-3", "delivered-3"];
 
 const FRAMES: [&str; 9] = [
     r#"{"type":"pong"}"#,
@@ -134,7 +134,7 @@ fn sockets() -> Vec<Vec<u8>> {
 
 /// Frames as they are on a stream, behind the number of pieces and their sizes.
 fn streams() -> Vec<Vec<u8>> {
-    let requests = golden("request-2");
+    let requests = golden("request-3");
     let frame = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let stream = [frame(&requests[..40]), frame(&[]), frame(&requests[40..]), frame(&[1, 7])].concat();
     [&[][..], &[1, 1, 1], &[3, 1, 200, 1]].map(|pieces| [stream.as_slice(), pieces].concat()).to_vec()

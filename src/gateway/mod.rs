@@ -30,6 +30,7 @@ mod replica;
 mod running;
 mod session;
 mod settings;
+mod spread;
 mod subscriptions;
 mod table;
 #[cfg(test)]

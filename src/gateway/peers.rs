@@ -15,6 +15,7 @@ use crate::net::framed::{self, FrameReader};
 use crate::net::{Listener, Stream};
 use crate::net::{ReadHalf, WriteHalf};
 use crate::peer::{Greeted, Identity, greet};
+use crate::push::Local;
 use crate::wire::peer::{Deliver, Delivered, Purpose};
 
 /// Answers that wait to be written; the rest waits in their futures.
@@ -84,7 +85,7 @@ async fn serve_link(
                     let Some(delivery) = delivery? else { return Ok(()) };
                     let id = delivery.id;
                     let entered = deliveries.enter(delivery).await;
-                    open.push(async move { Delivered { id, statuses: deliveries.statuses(entered).await } });
+                    open.push(async move { Delivered { id, delivery: deliveries.outcome(entered).await } });
                 }
                 Some(delivered) = open.next() => {
                     if answers.send(framed::encode(&delivered)).await.is_err() {

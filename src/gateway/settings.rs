@@ -152,6 +152,8 @@ pub struct PeerLimits {
     pub deliveries_max: usize,
     /// Longest wait for the replica to reach the revision at which targets were resolved.
     pub reach: Duration,
+    /// Messages that are written at a rate at once: each is for many and takes its time, so more would only get later.
+    pub paced_max: usize,
     /// Keyed messages remembered, so that a repeated one is written once. At 200 bytes each this is 13 MB.
     pub remembered_max: usize,
     /// How long a keyed message is remembered.
@@ -233,6 +235,7 @@ impl Default for PeerLimits {
             streams_max: 4096,
             deliveries_max: 1024,
             reach: Duration::from_millis(500),
+            paced_max: 16,
             remembered_max: 65_536,
             remembered_for: Duration::from_secs(300),
         }

@@ -159,6 +159,13 @@ impl State {
     }
 }
 
+impl From<Vec<Serial>> for Subscribers {
+    /// Of serials that ascend.
+    fn from(serials: Vec<Serial>) -> Self {
+        Self::Few(serials)
+    }
+}
+
 impl Default for Subscribers {
     fn default() -> Self {
         Self::Few(Vec::new())
@@ -244,7 +251,9 @@ mod tests {
             match rng.u8(0..8) {
                 0 => {
                     all.leave(serial);
-                    model.values_mut().for_each(|of| drop(of.remove(&serial)));
+                    for of in model.values_mut() {
+                        of.remove(&serial);
+                    }
                 }
                 1..3 => {
                     all.unsubscribe(serial, &topics(&[&topic]));

@@ -43,6 +43,13 @@ impl Table {
         &self.subscriptions
     }
 
+    /// The serials of all connections, ascending.
+    pub(super) fn serials(&self) -> Vec<Serial> {
+        let mut serials: Vec<Serial> = self.handles.pin().keys().copied().collect();
+        serials.sort_unstable();
+        serials
+    }
+
     /// All connections, in no order.
     pub(super) fn all(&self) -> Vec<Arc<Handle>> {
         self.handles.pin().values().cloned().collect()

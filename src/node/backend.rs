@@ -21,7 +21,7 @@ use crate::directory::{Directory, Epoch, Revision};
 use crate::push::{Local, Order, PushRefused, Pushed, Router};
 use crate::view::{At, View};
 use crate::wire::http::{Info, SnapshotTaken, StateHash, TopicCount, cluster_id};
-use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
+use crate::wire::peer::{Answer, Deliver, Delivery, Failure, Reached, RequestBody, TargetStatus, Targets};
 
 /// Longest time for which a request follows the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(8);
@@ -54,8 +54,17 @@ impl Local for NoSockets {
         None
     }
 
-    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
-        vec![TargetStatus::Gone; delivery.targets.len()]
+    type Entered = Deliver;
+
+    async fn enter(&self, delivery: Deliver) -> Deliver {
+        delivery
+    }
+
+    async fn outcome(&self, delivery: Deliver) -> Delivery {
+        match delivery.targets {
+            Targets::Each(targets) => Delivery::Each(vec![TargetStatus::Gone; targets.len()]),
+            Targets::Many(_) => Delivery::Many(Reached::default()),
+        }
     }
 }
 

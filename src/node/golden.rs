@@ -15,9 +15,9 @@ use crate::directory::{
 };
 use crate::wire::http;
 use crate::wire::peer::{
-    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, FoundUser, FoundUsers,
-    GroupChange, Hello, HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus,
-    WatchFrame, WatchFrom, Who,
+    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Delivery, Failure, FoundUser,
+    FoundUsers, GroupChange, Hello, HelloAnswer, Message, Payload, Pick, Purpose, Reached, Request, RequestBody,
+    Response, Stamp, TargetStatus, Targets, WatchFrame, WatchFrom, Who,
 };
 
 #[path = "../../tests/golden/fixture.rs"]
@@ -306,19 +306,20 @@ fn deliveries_of_version_3_keep_their_form() {
         ack,
         timeout_ms: 2000,
     };
-    let deliver = |message| Deliver {
-        id: 1,
-        message: Arc::new(message),
-        targets: vec![ConnectionId { epoch: EPOCH, serial: 1 }],
-        resolved: 900,
-    };
+    let target = ConnectionId { epoch: EPOCH, serial: 1 };
+    let to = |message, targets| Deliver { id: 1, message: Arc::new(message), targets, resolved: 900 };
+    let deliver = |message| to(message, Targets::Each(vec![target]));
+    let pick = Pick { devices: vec!["web".into()], except: vec![target], rate_per_s: 500 };
     let messages = [
         deliver(message(Payload::Json(Bytes::from_static(b"{}")), Ack::Written)),
         deliver(message(Payload::Base64(Bytes::from_static(b"AAEC")), Ack::Client)),
         deliver(message(Payload::Json(Bytes::from_static(b"1")), Ack::None)),
+        to(message(Payload::Json(Bytes::from_static(b"1")), Ack::None), Targets::Many(pick)),
     ];
     check("deliver-3.hex", &messages);
     use TargetStatus::{Acked, Fenced, Gone, Slow, Timeout, Unreachable, Written};
     let statuses = vec![Acked, Written, Gone, Fenced, Slow, Unreachable, Timeout];
-    check("delivered-3.hex", &[Delivered { id: 1, statuses }]);
+    let reached = Reached { delivered: 1000, failed: 1, excepted: 2, results: vec![(target, Slow)] };
+    let deliveries = [Delivery::Each(statuses), Delivery::Many(reached), Delivery::Busy];
+    check("delivered-3.hex", &deliveries.map(|delivery| Delivered { id: 1, delivery }));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::peer::{Broken, Calls, Sent};
-use crate::wire::peer::{Deliver, Delivered, Hello, Purpose, TargetStatus};
+use crate::wire::peer::{Deliver, Delivered, Delivery, Hello, Purpose};
 
 /// Longest wait for a gateway to be connected and to answer the hello: a frozen one takes connections and says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
@@ -44,7 +44,6 @@ enum State {
 pub struct OnItsWay {
     link: Arc<Link>,
     sent: Sent<Delivered>,
-    targets: usize,
     within: Duration,
 }
 
@@ -74,11 +73,10 @@ impl Links {
                 }
             },
         };
-        let (targets, timeout_ms) = (delivery.targets.len(), delivery.message.timeout_ms);
-        let within = Duration::from_millis(timeout_ms.into()) + ANSWER_GRACE;
+        let within = Duration::from_millis(delivery.message.timeout_ms.into()) + ANSWER_GRACE;
         let sent = link.send(|id| Deliver { id, ..delivery }).await;
         drop(state);
-        Some(OnItsWay { link, sent, targets, within })
+        Some(OnItsWay { link, sent, within })
     }
 
     /// The place of a gateway. Places without a working link are dropped on the way, so that gateways that are gone do not
@@ -105,11 +103,11 @@ impl Links {
 }
 
 impl OnItsWay {
-    /// What became of the message; one status per target, in order. `None` when nothing is known: it may have been written.
-    pub async fn statuses(self) -> Option<Vec<TargetStatus>> {
+    /// What became of the message. `None` when nothing is known: it may have been written.
+    pub async fn outcome(self) -> Option<Delivery> {
         match self.link.answer(self.sent, self.within).await {
-            Ok(delivered) if delivered.statuses.len() == self.targets => Some(delivered.statuses),
-            Ok(_) | Err(Broken) => None,
+            Ok(delivered) => Some(delivered.delivery),
+            Err(Broken) => None,
         }
     }
 }

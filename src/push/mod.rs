@@ -1,6 +1,7 @@
 //! Pushes: from a service's request to the gateways that hold the connections. Used by gateways and directory nodes alike.
 //!
 //! - [`Router`] resolves the target, sends one message per gateway and follows the resolve rule
+//! - `spread` is the way of what goes to a topic or to everybody: the gateways know to whom
 //! - [`Links`] are the long-lived, multiplexed connections to gateways
 //! - `deliver_url` reaches gateways of one's own by HTTP
 
@@ -8,9 +9,10 @@ mod deliver_url;
 mod links;
 mod order;
 mod router;
+mod spread;
 #[cfg(test)]
 mod tests;
 
 pub use links::Links;
-pub use order::{Order, PushRefused, Pushed, Target, TargetResult};
+pub use order::{Order, PushRefused, Pushed, Spread, Target, TargetResult};
 pub use router::{Local, Router};

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::deliver::{Ack, Deliver, Delivered, KEYED_PREFIX, Message, Payload, TargetStatus};
+pub use super::deliver::{
+    Ack, Deliver, Delivered, Delivery, KEYED_PREFIX, Message, Payload, Pick, RESULTS_MAX, Reached, TargetStatus,
+    Targets,
+};
 use crate::directory::{
     Ban, Batch, BatchDone, BatchRefused, Connection, ConnectionId, Disconnect, Epoch, Event, OpenSession, Reason,
     Release, Revision, Session,

@@ -13,7 +13,7 @@ use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, History, Pas
 use crate::directory::{
     Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session, Topic,
 };
-use crate::push::{Order, PushRefused, Pushed, Target, TargetResult};
+use crate::push::{Order, PushRefused, Pushed, Spread, Target, TargetResult};
 use crate::view::{At, Counts, Found, Stale, View};
 use crate::wire::http::{Cluster, Info, Member, TopicCount};
 use crate::wire::peer::{Answer, ChangeRefused, Failure, GroupChange, RequestBody, TargetStatus};
@@ -118,6 +118,14 @@ impl Alone {
                 let At { value, revision } = self.view.look_for(*id);
                 At { value: value.into_iter().collect(), revision }
             }
+            // Whoever is there is subscribed to what its gateway has.
+            Target::Topic(topic) => {
+                let epochs: Vec<Epoch> = self.view.subscribed(topic).value.iter().map(|(epoch, _)| *epoch).collect();
+                let At { mut value, revision } = self.view.scan(None, 1000);
+                value.retain(|found| epochs.contains(&found.id.epoch));
+                At { value, revision }
+            }
+            Target::All => self.view.scan(None, 1000),
         };
         if value.is_empty() {
             return Err(PushRefused::Offline { as_of: revision });
@@ -128,7 +136,9 @@ impl Alone {
         let status = told.status.unwrap_or(TargetStatus::Written);
         let result = |found: &Found| TargetResult { id: found.id, gateway: found.session.gateway.clone(), status };
         let meant = value.iter().filter(|found| !order.except.contains(&found.id));
-        Ok(Pushed { revision, results: meant.map(result).collect() })
+        let results: Vec<_> = meant.map(result).collect();
+        let spread = order.target.is_many().then(|| Spread { delivered: results.len() as u64, ..Spread::default() });
+        Ok(Pushed { revision, results, spread })
     }
 }
 

@@ -132,6 +132,17 @@ impl Handle {
         self.outbox().bound()
     }
 
+    /// The session in which it can be pushed to now: the one that holds it, or is about to. None while it waits for the place of
+    /// another, or is to be closed.
+    pub(in crate::gateway) fn current(&self) -> Option<Epoch> {
+        self.outbox().current()
+    }
+
+    /// Whether the directory knows it, or is about to, as a connection of this session.
+    pub(in crate::gateway) fn is_of(&self, epoch: Epoch) -> bool {
+        self.outbox().is_of(epoch)
+    }
+
     /// Whether it is to be closed, or is.
     pub(in crate::gateway) fn is_ending(&self) -> bool {
         self.outbox().is_ending()

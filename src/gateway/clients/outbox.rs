@@ -141,6 +141,12 @@ impl Outbox {
         self.expected == Some(epoch) || self.bound.is_some_and(|bound| bound.epoch == epoch)
     }
 
+    /// The session in which it can be pushed to now.
+    pub(super) fn current(&self) -> Option<Epoch> {
+        let epoch = self.expected.or(self.bound.map(|bound| bound.epoch));
+        epoch.filter(|_| !self.is_ending() && self.pending_ms.is_none())
+    }
+
     /// Whether it is to be closed, or is.
     pub(super) fn is_ending(&self) -> bool {
         self.finished || self.farewell.is_some()

@@ -30,7 +30,9 @@ use crate::gateway::table::Table;
 use crate::gateway::testing::World;
 use crate::net::Listener;
 use crate::net::http::{ServeLimits, serve};
+use crate::push::Local;
 use crate::wire::close::CloseCode;
+use crate::wire::peer::{Deliver, Delivery, TargetStatus};
 
 /// A gateway without a cluster.
 struct Bench {
@@ -91,6 +93,14 @@ impl Bench {
     fn lease(&self, epoch: u64) {
         self.hub.lease.hold(epoch, clock::boottime() + Duration::from_secs(3600));
         self.session.send_replace(Some(epoch));
+    }
+
+    /// What becomes of a message for named targets.
+    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
+        match self.deliveries.outcome(self.deliveries.enter(delivery).await).await {
+            Delivery::Each(statuses) => statuses,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A client that was welcomed, and its serial.

@@ -7,6 +7,7 @@ use crate::gateway::clients::frames::{self, Said};
 use crate::gateway::clients::permissions::Permissions;
 use crate::gateway::clients::subscribe;
 use crate::gateway::clients::{Handle, Who};
+use crate::wire::peer::{Ack, Message, Payload, Pick, Reached, Targets};
 
 impl Bench {
     /// The topics that the directory knows of this gateway.
@@ -104,4 +105,94 @@ async fn in_a_new_session_topics_are_joined_anew_before_anybody_is_registered() 
     assert_eq!(bench.topics(), ["a", "b"]);
     client.say(r#"{"type":"subscribe","id":1,"topics":["a"]}"#).await;
     client.expect("ok").await;
+}
+
+/// A message for the subscribers of a topic, or for everybody.
+fn to_many(topic: Option<&str>, data: u64, ack: Ack, pick: Pick) -> Deliver {
+    let message = Message {
+        id: format!("m-{data}").into(),
+        topic: topic.map(Arc::from),
+        event: None,
+        data: Payload::Json(data.to_string().into()),
+        ack,
+        timeout_ms: 2000,
+    };
+    Deliver { id: 0, message: Arc::new(message), targets: Targets::Many(pick), resolved: 0 }
+}
+
+impl Bench {
+    async fn spread(&self, deliver: Deliver) -> Delivery {
+        self.deliveries.outcome(self.deliveries.enter(deliver).await).await
+    }
+
+    /// A client that was welcomed with these topics.
+    async fn subscribed(&self, user: &str, device: &str, topics: &str) -> (Raw, String) {
+        let target = format!("/ws?user={user}&device={device}&topics={topics}");
+        let mut client = Raw::open(self.address, &target).await;
+        let welcome = client.expect("welcome").await;
+        (client, welcome["connection"].as_str().unwrap().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_message_for_a_topic_reaches_its_subscribers_and_nobody_else() {
+    let bench = Bench::start(|_| {}).await;
+    let (mut web, id) = bench.subscribed("alice", "web", "room:7,b").await;
+    let (mut ios, _) = bench.subscribed("bob", "ios", "room:7").await;
+    let (mut other, _) = bench.subscribed("carol", "web", "b").await;
+    let all = Pick::default;
+    let Delivery::Many(reached) = bench.spread(to_many(Some("room:7"), 1, Ack::Written, all())).await else { panic!() };
+    assert_eq!((reached.delivered, reached.failed, reached.results.len()), (2, 0, 2));
+    for client in [&mut web, &mut ios] {
+        let push = client.expect("push").await;
+        assert_eq!((&push["topic"], &push["data"], &push["seq"]), (&json!("room:7"), &json!(1), &json!(1)));
+    }
+    // One device, and not this connection.
+    let pick = Pick { devices: vec!["web".into()], except: vec![id.parse().unwrap()], rate_per_s: 0 };
+    let Delivery::Many(reached) = bench.spread(to_many(Some("b"), 2, Ack::None, pick)).await else { panic!() };
+    assert_eq!((reached.delivered, reached.excepted), (1, 1));
+    assert_eq!(other.expect("push").await["data"], 2);
+    // Everybody; acknowledged by whom it may be.
+    let broadcast = to_many(None, 3, Ack::Client, all());
+    let (delivery, ()) = tokio::join!(bench.spread(broadcast), async {
+        for client in [&mut web, &mut ios, &mut other] {
+            let push = client.expect("push").await;
+            assert_eq!((&push["ack"], push["topic"].is_null()), (&json!(true), true));
+            client.say(&json!({"type": "ack", "seq": push["seq"]}).to_string()).await;
+        }
+    });
+    let Delivery::Many(reached) = delivery else { panic!() };
+    assert!(reached.delivered == 3 && reached.results.iter().all(|(_, status)| *status == TargetStatus::Acked));
+    // Who has unsubscribed gets nothing any more.
+    ios.say(r#"{"type":"unsubscribe","id":1,"topics":["room:7"]}"#).await;
+    ios.expect("ok").await;
+    let Delivery::Many(reached) = bench.spread(to_many(Some("room:7"), 4, Ack::Written, all())).await else { panic!() };
+    assert_eq!(reached.delivered, 1);
+    assert_eq!(bench.spread(to_many(Some("x"), 5, Ack::Written, all())).await, Delivery::Many(Reached::default()));
+    ios.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_paced_message_is_answered_at_once_and_written_at_its_rate() {
+    let bench = Bench::start(|settings| settings.peers.paced_max = 1).await;
+    let mut clients = Vec::new();
+    for user in 0..4 {
+        clients.push(bench.subscribed(&user.to_string(), "", "a").await.0);
+    }
+    let began = tokio::time::Instant::now();
+    let pick = Pick { rate_per_s: 20, ..Pick::default() };
+    let taken = bench.spread(to_many(Some("a"), 1, Ack::None, pick.clone())).await;
+    assert_eq!(taken, Delivery::Many(Reached { delivered: 4, ..Reached::default() }));
+    assert_eq!(bench.spread(to_many(None, 2, Ack::None, pick.clone())).await, Delivery::Busy);
+    for client in &mut clients {
+        assert_eq!(client.expect("push").await["data"], 1);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(140), "{:?} for four at 20 a second", began.elapsed());
+    // Its place is free when it is done.
+    let freed = tokio::time::timeout(Duration::from_secs(10), async {
+        while bench.spread(to_many(Some("a"), 3, Ack::None, pick.clone())).await == Delivery::Busy {
+            tokio::task::yield_now().await;
+        }
+    });
+    freed.await.expect("it comes to an end");
 }

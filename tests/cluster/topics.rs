@@ -1,0 +1,98 @@
+//! Topics across gateways: who is subscribed where, and what reaches them.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, Socket, eventually};
+
+impl Socket {
+    /// Subscribes to a topic, or ends that; the revision at which it is so.
+    async fn topic(&mut self, what: &str, topic: &str) -> u64 {
+        self.send(json!({"type": what, "id": 1, "topics": [topic]})).await;
+        self.frame("ok").await["revision"].as_u64().unwrap()
+    }
+}
+
+impl Cluster {
+    /// A push by a service that names the revision after which it wants to push.
+    async fn push_at(&self, api: &str, path: &str, revision: u64, body: Value) -> Value {
+        let answer = self.http.post(api, &format!("{path}?min_revision={revision}"), body).await;
+        assert!(answer.status < 300, "{path}: {}", answer.body);
+        answer.body
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_to_a_topic_reaches_its_subscribers_on_every_gateway_from_any_process() {
+    let cluster = Cluster::start(1, 2).await;
+    let mut a = cluster.connect("gw-1", "a").await;
+    let mut b = cluster.connect("gw-2", "b").await;
+    let mut other = cluster.connect("gw-2", "other").await;
+    a.topic("subscribe", "room:7").await;
+    let revision = b.topic("subscribe", "room:7").await.max(other.topic("subscribe", "room:8").await);
+    let mut data = 0;
+    for api in cluster.apis() {
+        data += 1;
+        let body = json!({"data": data, "event": "e"});
+        let pushed = cluster.push_at(&api, "/v1/topics/room%3A7/push", revision, body).await;
+        assert_eq!((&pushed["outcome"], &pushed["delivered"]), (&json!("delivered"), &json!(2)), "{pushed}");
+        for socket in [&mut a, &mut b] {
+            let push = socket.frame("push").await;
+            assert_eq!((&push["topic"], &push["data"]), (&json!("room:7"), &json!(data)));
+        }
+        // To everybody, in a batch with pushes to a topic and to a user: in their order.
+        let items = json!({"items": [
+            {"topic": "room:8", "data": data}, {"user": "other", "data": data + 100}, {"topic": "room:8", "data": data + 200},
+            {"topic": "nobody", "data": 1},
+        ]});
+        let batch = cluster.push_at(&api, "/v1/push:batch", revision, items).await;
+        assert_eq!(batch["results"][3]["error"]["code"], "offline", "{batch}");
+        for data in [data, data + 100, data + 200] {
+            assert_eq!(other.frame("push").await["data"], data);
+        }
+        let all = cluster.push_at(&api, "/v1/broadcast", revision, json!({"data": data, "ack": "none"})).await;
+        assert_eq!((&all["outcome"], &all["delivered"]), (&json!("accepted"), &json!(3)), "{all}");
+        for socket in [&mut a, &mut b, &mut other] {
+            assert_eq!(socket.frame("push").await["data"], data);
+        }
+    }
+    let (code, shown, _) = cluster.run(&["push", "topic", "room:7", "--data", "9"]).await;
+    assert!(code == 0 && shown.contains("2 reached, 0 not"), "{shown}");
+    let (code, _, complaint) = cluster.run(&["push", "topic", "nobody", "--data", "9"]).await;
+    assert!(code == 3 && complaint.contains("nobody"), "{code} {complaint}");
+    for socket in [&mut a, &mut b] {
+        assert_eq!(socket.frame("push").await["data"], 9);
+    }
+    // When the last subscribers have left, that is exact.
+    a.topic("unsubscribe", "room:7").await;
+    b.close().await;
+    let api = cluster.gateway("gw-1").api();
+    eventually("nobody is subscribed any more", async || {
+        let answer = cluster.http.post(&api, "/v1/topics/room:7/push", json!({"data": 1})).await;
+        (answer.status == 404 && answer.body["error"]["code"] == "offline").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_dies_takes_its_subscribers_along_and_is_not_called_offline_before() {
+    let mut cluster = Cluster::start(1, 2).await;
+    let mut a = cluster.connect("gw-1", "a").await;
+    let mut b = cluster.connect("gw-2", "b").await;
+    a.topic("subscribe", "room").await;
+    let revision = b.topic("subscribe", "room").await;
+    let api = cluster.gateway("gw-1").api();
+    cluster.push_at(&api, "/v1/topics/room/push", revision, json!({"data": 1})).await;
+    cluster.gateways.get_mut("gw-2").unwrap().kill();
+    eventually("only the other one is left", async || {
+        let pushed = cluster.http.post(&api, "/v1/topics/room/push", json!({"data": 2})).await.body;
+        assert!(pushed["delivered"] == 1, "whoever else is gone: {pushed}");
+        (pushed["outcome"] == "delivered").then_some(())
+    })
+    .await;
+    a.topic("unsubscribe", "room").await;
+    eventually("nobody is left", async || {
+        let answer = cluster.http.post(&api, "/v1/topics/room/push", json!({"data": 3})).await;
+        (answer.status == 404).then_some(())
+    })
+    .await;
+}
