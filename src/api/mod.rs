@@ -70,6 +70,8 @@ pub fn router<B: Backend>(backend: Arc<B>, limits: ApiLimits) -> Router {
         .route("/v1/users/{user}", get(users::get::<B>).head(users::head::<B>))
         .route("/v1/users/{user}/history", get(users::history::<B>))
         .route("/v1/users:lookup", post(users::lookup::<B>))
+        .route("/v1/users/{user}/subscribe", post(topics::subscribe::<B>))
+        .route("/v1/users/{user}/unsubscribe", post(topics::unsubscribe::<B>))
         .route("/v1/users/{user}/disconnect", post(control::disconnect::<B>))
         .route("/v1/connections/{id}", get(connections::get::<B>).delete(control::delete::<B>))
         .route("/v1/connections/{id}/meta", put(control::set_meta::<B>))

@@ -16,7 +16,9 @@ use serde::de::DeserializeOwned;
 
 use crate::command_line::CommandLine;
 use crate::directory::Directory;
-use crate::wire::peer::{Deliver, Delivered, Hello, HelloAnswer, Request, Response, Stamp, WatchFrame};
+use crate::wire::peer::{
+    Deliver, Delivered, GatewayRequest, GatewayResponse, Hello, HelloAnswer, Request, Response, Stamp, WatchFrame,
+};
 use crate::{api, config, gateway, node};
 
 use commands::populated;
@@ -60,7 +62,7 @@ pub fn client_upgrades(data: &[u8]) {
 /// Messages between processes of the cluster: the first byte says for which kind they are taken.
 pub fn peer_messages(data: &[u8]) {
     let Some((kind, messages)) = data.split_first() else { return };
-    match kind % 8 {
+    match kind % 10 {
         0 => read_back::<Hello>(messages),
         1 => read_back::<HelloAnswer>(messages),
         2 => read_back::<Request>(messages),
@@ -68,7 +70,9 @@ pub fn peer_messages(data: &[u8]) {
         4 => read_back::<WatchFrame>(messages),
         5 => read_back::<Stamp>(messages),
         6 => read_back::<Deliver>(messages),
-        _ => read_back::<Delivered>(messages),
+        7 => read_back::<Delivered>(messages),
+        8 => read_back::<GatewayRequest>(messages),
+        _ => read_back::<GatewayResponse>(messages),
     }
 }
 

@@ -9,8 +9,18 @@ use crate::node::fixture;
 mod smoke;
 
 /// The kinds of messages, in the order of `peer_messages`.
-const MESSAGES: [&str; 8] =
-    ["hello-3", "hello-answer-3", "request-3", "response-3", "watch-3", "stamp-3", "deliver-3", "delivered-3"];
+const MESSAGES: [&str; 10] = [
+    "hello-3",
+    "hello-answer-3",
+    "request-3",
+    "response-3",
+    "watch-3",
+    "stamp-3",
+    "deliver-3",
+    "delivered-3",
+    "gateway-request-3",
+    "gateway-response-3",
+];
 
 const FRAMES: [&str; 9] = [
     r#"{"type":"pong"}"#,

@@ -25,6 +25,7 @@ mod ours;
 mod peers;
 #[cfg(feature = "simulation")]
 pub mod probe;
+mod questions;
 mod registrar;
 mod replica;
 mod running;

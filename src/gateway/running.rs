@@ -29,7 +29,7 @@ use crate::memory;
 use crate::net::Listener;
 use crate::net::http::{Client, ServeLimits, serve};
 use crate::peer::Identity;
-use crate::push::{Links, Router};
+use crate::push::{Asks, Links, Router};
 use crate::telemetry;
 use crate::threads::Threads;
 use crate::wire::close::CloseCode;
@@ -129,7 +129,7 @@ impl Listeners {
         end: &CancellationToken,
     ) {
         let settings = &hub.settings;
-        tasks.spawn(peers::listen(self.peer, me, deliveries, settings.peers.clone(), end.clone()));
+        tasks.spawn(peers::listen(self.peer, me, Arc::clone(hub), deliveries, end.clone()));
         tasks.spawn(serve(self.api, api::router(serving, ApiLimits::default()), ServeLimits::default(), end.clone()));
         let limits = ServeLimits {
             connections_max: settings.clients.connections_max.saturating_add(HANDSHAKES_MAX),
@@ -236,6 +236,7 @@ impl Parts {
                 http.clone(),
                 Arc::clone(&process),
             ),
+            asks: Asks::for_questions(&settings.cluster, &name),
             directory: directory.clone(),
             http,
             nonce: Arc::clone(&nonce),

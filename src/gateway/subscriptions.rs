@@ -109,6 +109,13 @@ impl Subscriptions {
         self.state().by_topic.get(topic).map_or(0, Subscribers::len)
     }
 
+    /// The topics that begin so, and how many subscribers each has, in no order.
+    pub(super) fn counts(&self, prefix: &str) -> Vec<(Arc<str>, u64)> {
+        let state = self.state();
+        let topics = state.by_topic.iter().filter(|(topic, _)| topic.starts_with(prefix));
+        topics.map(|(topic, subscribers)| (Arc::clone(topic), subscribers.len() as u64)).collect()
+    }
+
     /// Whether a topic has subscribers.
     pub(super) fn is_wanted(&self, topic: &str) -> bool {
         self.state().by_topic.contains_key(topic)

@@ -16,8 +16,9 @@ use crate::directory::{
 use crate::wire::http;
 use crate::wire::peer::{
     Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Delivery, Failure, FoundUser,
-    FoundUsers, GroupChange, Hello, HelloAnswer, Message, Payload, Pick, Purpose, Reached, Request, RequestBody,
-    Response, Stamp, TargetStatus, Targets, WatchFrame, WatchFrom, Who,
+    FoundUsers, GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, GroupChange, Hello, HelloAnswer, Member,
+    Message, Payload, Pick, Purpose, Reached, Request, RequestBody, Response, Stamp, Subscribed, TargetStatus, Targets,
+    WatchFrame, WatchFrom, Who,
 };
 
 #[path = "../../tests/golden/fixture.rs"]
@@ -153,6 +154,7 @@ fn greetings_keep_their_form() {
         Purpose::Watch(WatchFrom::Sessions),
         Purpose::Link,
         Purpose::Identify,
+        Purpose::Ask,
     ];
     check("hello-3.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
     let answers = [
@@ -322,4 +324,29 @@ fn deliveries_of_version_3_keep_their_form() {
     let reached = Reached { delivered: 1000, failed: 1, excepted: 2, results: vec![(target, Slow)] };
     let deliveries = [Delivery::Each(statuses), Delivery::Many(reached), Delivery::Busy];
     check("delivered-3.hex", &deliveries.map(|delivery| Delivered { id: 1, delivery }));
+}
+
+#[test]
+fn questions_to_gateways_of_version_3_keep_their_form() {
+    let (topic, id): (Arc<str>, _) = ("room:7".into(), ConnectionId { epoch: EPOCH, serial: 1 });
+    let asks = [
+        GatewayAsk::Most { prefix: "room:".to_owned(), limit: 100 },
+        GatewayAsk::Counts(vec![Arc::clone(&topic)]),
+        GatewayAsk::Members { topic: Arc::clone(&topic), after: Some(7), limit: 100 },
+        GatewayAsk::Subscribe {
+            connections: vec![id],
+            topics: vec![Arc::clone(&topic)],
+            begins: true,
+            timeout_ms: 2000,
+        },
+    ];
+    check("gateway-request-3.hex", &asks.map(|ask| GatewayRequest { id: 1, ask }));
+    let refused = Subscribed::Refused { code: "limit".to_owned(), why: "too many".to_owned(), temporary: false };
+    let answers = [
+        GatewayAnswer::Most(vec![(topic, 3)]),
+        GatewayAnswer::Counts(vec![3]),
+        GatewayAnswer::Members { members: vec![Member { id, user: "alice".into(), device: "web".into() }], more: true },
+        GatewayAnswer::Subscribed(vec![Subscribed::At(900), Subscribed::Gone, refused]),
+    ];
+    check("gateway-response-3.hex", &answers.map(|answer| GatewayResponse { id: 1, answer }));
 }

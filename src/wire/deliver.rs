@@ -1,4 +1,4 @@
-//! What travels between gateways: messages for connections of one gateway, named or not, and what became of them.
+//! What travels to gateways: messages for connections of one gateway, named or not, and what became of them.
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::ask::{GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, Member, Subscribed};
 pub use super::deliver::{
     Ack, Deliver, Delivered, Delivery, KEYED_PREFIX, Message, Payload, Pick, RESULTS_MAX, Reached, TargetStatus,
     Targets,
@@ -71,6 +72,8 @@ pub enum Purpose {
     Identify,
     /// As `Control`, for opening, renewing and ending sessions: a node answers these whatever else it has to do.
     Leases,
+    /// [`GatewayRequest`]s to a gateway, each answered by a [`GatewayResponse`].
+    Ask,
 }
 
 /// Answer to a [`Hello`].

@@ -8,7 +8,14 @@ impl Socket {
     /// Subscribes to a topic, or ends that; the revision at which it is so.
     async fn topic(&mut self, what: &str, topic: &str) -> u64 {
         self.send(json!({"type": what, "id": 1, "topics": [topic]})).await;
-        self.frame("ok").await["revision"].as_u64().unwrap()
+        loop {
+            // Pushes may come first.
+            let frame = self.next().await.unwrap();
+            if frame["type"] == "ok" {
+                return frame["revision"].as_u64().unwrap();
+            }
+            assert_eq!(frame["type"], "push", "{frame}");
+        }
     }
 }
 
@@ -95,4 +102,51 @@ async fn a_gateway_that_dies_takes_its_subscribers_along_and_is_not_called_offli
         (answer.status == 404).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_say_who_is_subscribed_and_services_subscribe_users() {
+    let cluster = Cluster::start(1, 2).await;
+    let mut a = cluster.connect("gw-1", "alice").await;
+    let mut b = cluster.connect("gw-2", "alice").await;
+    let _bob = cluster.connect("gw-2", "bob").await;
+    let api = cluster.node(1).api();
+    let topics = json!({"topics": ["room:7", "news"]});
+    let subscribed = cluster.http.post(&api, "/v1/users/alice/subscribe", topics).await.body;
+    assert_eq!(subscribed["connections"], 2, "{subscribed}");
+    let revision = subscribed["revision"].as_u64().unwrap();
+    let gateway = cluster.gateway("gw-1").api();
+    let bob = cluster.http.post(&gateway, "/v1/users/bob/subscribe", json!({"topics": ["news"]})).await.body;
+    assert_eq!(bob["connections"], 1, "{bob}");
+    cluster.push_at(&gateway, "/v1/topics/room:7/push", revision, json!({"data": 1})).await;
+    for socket in [&mut a, &mut b] {
+        assert_eq!(socket.frame("push").await["data"], 1);
+    }
+    for api in cluster.apis() {
+        let list = cluster.http.get(&api, "/v1/topics").await.body;
+        let topic = |name: &str, connections| json!({"topic": name, "connections": connections, "gateways": 2});
+        assert_eq!(
+            (&list["topics"], &list["at_least"]),
+            (&json!([topic("news", 3), topic("room:7", 2)]), &json!(false)),
+            "{api}"
+        );
+        let shown = cluster.http.get(&api, "/v1/topics/news").await.body;
+        assert_eq!((&shown["connections"], &shown["at_least"]), (&json!(3), &json!(false)), "{api}: {shown}");
+        let (mut users, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = cluster.http.get(&api, &format!("/v1/topics/news/members?limit=1{cursor}")).await.body;
+            users.extend(page["members"].as_array().unwrap().iter().map(|member| member["user"].clone()));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        users.sort_by_key(ToString::to_string);
+        assert_eq!(users, ["alice", "alice", "bob"], "{api}");
+        let connections = cluster.http.get(&api, "/v1/connections?topic=room:7&gateway=gw-2").await.body;
+        assert_eq!(connections["connections"].as_array().unwrap().len(), 1, "{api}: {connections}");
+    }
+    let ended = cluster.http.post(&api, "/v1/users/alice/unsubscribe", json!({"topics": ["news", "x"]})).await.body;
+    assert_eq!(ended["connections"], 2, "{ended}");
+    assert_eq!(cluster.http.get(&api, "/v1/topics/news").await.body["connections"], 1);
 }

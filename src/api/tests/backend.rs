@@ -15,8 +15,10 @@ use crate::directory::{
 };
 use crate::push::{Order, PushRefused, Pushed, Spread, Target, TargetResult};
 use crate::view::{At, Counts, Found, Stale, View};
-use crate::wire::http::{Cluster, Info, Member, TopicCount};
-use crate::wire::peer::{Answer, ChangeRefused, Failure, GroupChange, RequestBody, TargetStatus};
+use crate::wire::http::{Cluster, Info, Member};
+use crate::wire::peer::{
+    Answer, ChangeRefused, Failure, GatewayAnswer, GatewayAsk, GroupChange, RequestBody, TargetStatus,
+};
 
 /// What is told to behave otherwise.
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ pub(super) struct Told {
     pub(super) last_seen: Vec<(&'static str, u64)>,
     /// The process is no directory node; what it passes on is answered so, or if that is empty by the path.
     pub(super) passed_on: Option<&'static str>,
+    /// What gateways answer that are asked about their connections; otherwise they can't be asked.
+    pub(super) of_gateways: Option<fn(&str, &GatewayAsk) -> Option<GatewayAnswer>>,
     /// The process must not answer for the cluster.
     pub(super) shut_out: Option<String>,
 }
@@ -52,6 +56,8 @@ pub(super) struct Alone {
     pub(super) told: Mutex<Told>,
     /// Everything that was pushed.
     pub(super) pushed: Mutex<Vec<Order>>,
+    /// Every question to a gateway.
+    pub(super) asked: Mutex<Vec<(String, GatewayAsk)>>,
     /// Every feed that was asked for.
     pub(super) feeds: Mutex<Vec<FeedRequest>>,
     /// Lines of every feed; feeds stay open after the last.
@@ -76,6 +82,7 @@ impl Alone {
             view,
             told: Mutex::default(),
             pushed: Mutex::default(),
+            asked: Mutex::default(),
             feeds: Mutex::default(),
             lines: Mutex::default(),
             ready: AtomicBool::new(true),
@@ -334,13 +341,20 @@ impl Backend for Alone {
         told.passed_on.is_none().then(|| self.view.directory.lock().unwrap().clone())
     }
 
-    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+    async fn ask_gateway(
+        &self,
+        _epoch: Epoch,
+        session: &Session,
+        ask: GatewayAsk,
+        _within: Duration,
+    ) -> Option<GatewayAnswer> {
+        self.asked.lock().unwrap().push((session.gateway.to_string(), ask.clone()));
+        self.told.lock().unwrap().of_gateways.and_then(|answer| answer(&session.gateway, &ask))
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<Topic>>, StateRefused> {
         let directory = self.view.directory.lock().unwrap();
-        let count = |topic: Topic| {
-            let sessions = topic.sessions.len() as u64;
-            TopicCount { topic: topic.topic.to_string(), connections: sessions, gateways: sessions }
-        };
-        let value = directory.topics(&ask.prefix).map(count).take(ask.limit).collect();
+        let value = directory.topics(&ask.prefix).take(ask.limit).collect();
         Ok(At { value, revision: directory.revision() })
     }
 

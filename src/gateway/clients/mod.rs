@@ -28,5 +28,5 @@ pub(super) use handle::Handle;
 pub(super) use handle::{Common, Who};
 pub(super) use hub::Hub;
 pub(super) use outbox::Bound;
-pub(super) use subscribe::{Refused, Subscribe};
+pub(super) use subscribe::{Refused, Subscribe, on_behalf as subscribe_for};
 pub(super) use upgrade::router;

@@ -51,9 +51,9 @@ impl Refused {
         Self::for_now("limit", "this gateway has subscribers of as many topics as it may; try another one")
     }
 
-    /// The sentence.
-    pub(in crate::gateway) fn why(&self) -> &str {
-        &self.why
+    /// A word for programs, a sentence, and whether trying again later may help.
+    pub(in crate::gateway) fn into_parts(self) -> (&'static str, String, bool) {
+        (self.code, self.why, self.temporary)
     }
 }
 
