@@ -51,15 +51,17 @@ pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query, ur
     // What has few gateways and many subscribers is among what one of those has most of.
     let most = GatewayAsk::Most { prefix: prefix.to_owned(), limit: u32::try_from(limit).unwrap_or(u32::MAX) };
     let mut also = Vec::new();
-    for (_, answer) in ask_all(&api, &gateways, &most).await {
+    let mut answering = Vec::new();
+    for (gateway, answer) in ask_all(&api, &gateways, &most).await {
         let Some(GatewayAnswer::Most(topics)) = answer else { continue };
         also.extend(topics.into_iter().map(|(topic, _)| topic));
+        answering.push(gateway.clone());
     }
     also.sort();
     also.dedup();
     let ask = TopicsAsk { prefix: prefix.to_owned(), limit, also };
     let At { value: known, revision } = api.backend.topics(ask).await?;
-    let (mut topics, at_least) = count(&api, &known, &gateways).await;
+    let (mut topics, at_least) = count(&api, &known, &answering).await;
     topics.sort_by(|one, other| other.connections.cmp(&one.connections).then_with(|| one.topic.cmp(&other.topic)));
     topics.truncate(limit);
     Ok(Shows { revision: Some(revision), ..shows }.json(StatusCode::OK, &TopicList { topics, at_least, revision }))
@@ -226,13 +228,15 @@ async fn change<B: Backend>(
     for found in found {
         groups.entry(found.id.epoch).or_default().push(found);
     }
-    let timeout_ms = u32::try_from(api.limits.gateway_timeout.as_millis()).unwrap_or(u32::MAX);
+    // As for a push: there is an entry to commit.
+    let within = api.limits.push_timeout;
+    let timeout_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
     let asked = groups.into_values().map(|group| async {
         let connections: Vec<ConnectionId> = group.iter().map(|found| found.id).collect();
         let ask = GatewayAsk::Subscribe { connections, topics: topics.clone(), begins, timeout_ms };
         let (epoch, session) = (group[0].id.epoch, Arc::clone(&group[0].session));
         // The gateway gives its own answer when its time is over.
-        let answer = api.backend.ask_gateway(epoch, &session, ask, api.limits.gateway_timeout * 2).await;
+        let answer = api.backend.ask_gateway(epoch, &session, ask, within + api.limits.gateway_timeout).await;
         (group, session, answer)
     });
     let mut answer = SubscribeAnswer { connections: 0, refused: Vec::new(), unanswered: Vec::new(), revision };

@@ -14,7 +14,7 @@ use crate::api::{Backend, Feed, FeedRefused, FeedRequest, History, PassedOn};
 use crate::client::Directory;
 use crate::directory::{Epoch, Revision, Session};
 use crate::net::http::Client;
-use crate::push::{Asks, Order, PushRefused, Pushed, Router};
+use crate::push::{Order, PushRefused, Pushed, Router};
 use crate::wire::http::{Info, cluster_id};
 use crate::wire::peer::{Answer, Failure, GatewayAnswer, GatewayAsk, RequestBody};
 
@@ -28,7 +28,6 @@ const USERS_A_REQUEST: usize = 1024;
 pub(super) struct Serving {
     pub(super) hub: Arc<Hub>,
     pub(super) router: Router<Replica, Deliveries>,
-    pub(super) asks: Asks,
     pub(super) directory: Directory,
     pub(super) http: Client,
     pub(super) nonce: Arc<str>,
@@ -91,7 +90,7 @@ impl Backend for Serving {
         if self.hub.lease.epoch() == Some(epoch) {
             return timeout(within, questions::answer(&self.hub, ask)).await.ok();
         }
-        self.asks.ask(session.addresses.peer.as_ref()?, ask, within).await
+        self.hub.asks.ask(session.addresses.peer.as_ref()?, ask, within).await
     }
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {

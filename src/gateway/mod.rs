@@ -5,6 +5,7 @@
 //! - `session` keeps the lease, `registrar` registers and unregisters in batches, `table` knows the open connections, `ours`
 //!   passes on what the directory says of them
 //! - `subscriptions` are the topics of its connections; the registrar tells the directory which of them have subscribers here
+//! - `presence` shows clients who else is subscribed, in the whole cluster
 //! - `clients` are the sockets, `peers` and `delivery` what other processes send to them
 //! - [`Replica`] is what the gateway knows of the directory, `backend` what its HTTP surface needs
 //!
@@ -23,6 +24,7 @@ mod lease;
 mod meters;
 mod ours;
 mod peers;
+mod presence;
 #[cfg(feature = "simulation")]
 pub mod probe;
 mod questions;

@@ -3,13 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::clients::{Handle, Hub, Refused, subscribe_for};
 use super::peers::{WRITE_QUEUE, WRITE_STALL};
@@ -17,7 +18,12 @@ use crate::directory::{ConnectionId, Serial};
 use crate::net::framed::{self, FrameReader};
 use crate::net::{ReadHalf, WriteHalf};
 use crate::view::View;
-use crate::wire::peer::{GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, Member, Subscribed};
+use crate::wire::peer::{
+    GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, Member, PRESENCE_MEMBERS_MAX, Subscribed,
+};
+
+/// Changes of a topic's subscribers within this time are told together.
+const PRESENCE_WINDOW: Duration = Duration::from_millis(50);
 
 /// Members in one answer: it fits into a frame with room to spare.
 const MEMBERS_MAX: usize = 4096;
@@ -69,6 +75,9 @@ pub(super) async fn answer(hub: &Hub, ask: GatewayAsk) -> GatewayAnswer {
             let each = connections.into_iter().map(|id| subscribe(hub, id, &topics, begins, deadline));
             GatewayAnswer::Subscribed(join_all(each).await)
         }
+        GatewayAsk::Presence { topic, known, timeout_ms } => {
+            presence(hub, &topic, known, Instant::now() + Duration::from_millis(timeout_ms.into())).await
+        }
     }
 }
 
@@ -82,6 +91,31 @@ fn most(counts: Vec<(Arc<str>, u64)>, limit: usize) -> Vec<(Arc<str>, u64)> {
         }
     }
     most.into_sorted_vec().into_iter().map(|(Reverse(count), topic)| (topic, count)).collect()
+}
+
+/// Who is subscribed, as soon as it is not what the asker knows; changes of a short time are one.
+async fn presence(hub: &Hub, topic: &str, known: Option<u64>, deadline: Instant) -> GatewayAnswer {
+    let subscriptions = hub.table.subscriptions();
+    loop {
+        let mut changed = pin!(subscriptions.changed.notified());
+        // What changes after the look below is not missed.
+        changed.as_mut().enable();
+        let version = subscriptions.version(topic);
+        let count = subscriptions.count(topic) as u64;
+        if known != Some(version) {
+            let members = match members(hub, topic, None, PRESENCE_MEMBERS_MAX) {
+                GatewayAnswer::Members { members, more: false } => members,
+                _ => Vec::new(),
+            };
+            // Who is about to be registered is not there yet.
+            let count = if members.is_empty() { count } else { members.len() as u64 };
+            return GatewayAnswer::Presence { version, count, members: Some(members) };
+        }
+        if timeout_at(deadline, changed).await.is_err() {
+            return GatewayAnswer::Presence { version, count, members: None };
+        }
+        sleep_until(deadline.min(Instant::now() + PRESENCE_WINDOW)).await;
+    }
 }
 
 fn members(hub: &Hub, topic: &str, after: Option<Serial>, limit: usize) -> GatewayAnswer {

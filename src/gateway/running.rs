@@ -29,7 +29,7 @@ use crate::memory;
 use crate::net::Listener;
 use crate::net::http::{Client, ServeLimits, serve};
 use crate::peer::Identity;
-use crate::push::{Asks, Links, Router};
+use crate::push::{Links, Router};
 use crate::telemetry;
 use crate::threads::Threads;
 use crate::wire::close::CloseCode;
@@ -236,7 +236,6 @@ impl Parts {
                 http.clone(),
                 Arc::clone(&process),
             ),
-            asks: Asks::for_questions(&settings.cluster, &name),
             directory: directory.clone(),
             http,
             nonce: Arc::clone(&nonce),

@@ -150,7 +150,8 @@ pub struct PeerLimits {
     pub streams_max: usize,
     /// Deliveries of one stream that wait for sockets; no more are read from it then.
     pub deliveries_max: usize,
-    /// Questions of one stream that are being answered; no more are read from it then.
+    /// Questions of one stream that are being answered; no more are read from it then. Most of them wait for a change of who is
+    /// subscribed to a topic.
     pub questions_max: usize,
     /// Longest wait for the replica to reach the revision at which targets were resolved.
     pub reach: Duration,
@@ -236,7 +237,7 @@ impl Default for PeerLimits {
         Self {
             streams_max: 4096,
             deliveries_max: 1024,
-            questions_max: 256,
+            questions_max: 12_000,
             reach: Duration::from_millis(500),
             paced_max: 16,
             remembered_max: 65_536,

@@ -21,16 +21,28 @@ pub(super) struct Subscriptions {
     state: Mutex<State>,
     /// Topics may have lost their last subscribers, see [`Subscriptions::emptied`].
     pub(super) left: Notify,
+    /// Some topic has another version.
+    pub(super) changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    by_topic: HashMap<Arc<str>, Subscribers, Hashing>,
+    by_topic: HashMap<Arc<str>, Topic, Hashing>,
     by_connection: HashMap<Serial, Vec<Arc<str>>, Hashing>,
     /// Subscriptions of all connections.
     count: usize,
+    /// The last version that a topic was given. Those of all topics are given by one count, so none comes back.
+    version: u64,
     /// Topics that lost their last subscriber since that was asked for.
     emptied: HashSet<Arc<str>, Hashing>,
+}
+
+/// A topic that has subscribers.
+#[derive(Debug, Default)]
+struct Topic {
+    subscribers: Subscribers,
+    /// Another one after every change of who they are, or of how one of them is called.
+    version: u64,
 }
 
 /// The subscribers of one topic, ascending. Cheap to clone.
@@ -61,13 +73,19 @@ impl Subscriptions {
             return Err(TooMany);
         }
         for topic in &added {
-            state.by_topic.entry(Arc::clone(topic)).or_default().insert(serial);
+            state.version += 1;
+            let version = state.version;
+            let topic = state.by_topic.entry(Arc::clone(topic)).or_default();
+            topic.subscribers.insert(serial);
+            topic.version = version;
         }
         state.count += added.len();
         if !added.is_empty() {
             let of_connection = state.by_connection.entry(serial).or_default();
             of_connection.reserve_exact(added.len());
             of_connection.extend(added.iter().cloned());
+            drop(state);
+            self.changed.notify_waiters();
         }
         Ok(added)
     }
@@ -101,19 +119,44 @@ impl Subscriptions {
 
     /// The subscribers of a topic now.
     pub(super) fn of(&self, topic: &str) -> Subscribers {
-        self.state().by_topic.get(topic).cloned().unwrap_or_default()
+        self.state().by_topic.get(topic).map(|topic| topic.subscribers.clone()).unwrap_or_default()
     }
 
     /// How many subscribers a topic has.
     pub(super) fn count(&self, topic: &str) -> usize {
-        self.state().by_topic.get(topic).map_or(0, Subscribers::len)
+        self.state().by_topic.get(topic).map_or(0, |topic| topic.subscribers.len())
     }
 
     /// The topics that begin so, and how many subscribers each has, in no order.
     pub(super) fn counts(&self, prefix: &str) -> Vec<(Arc<str>, u64)> {
         let state = self.state();
-        let topics = state.by_topic.iter().filter(|(topic, _)| topic.starts_with(prefix));
-        topics.map(|(topic, subscribers)| (Arc::clone(topic), subscribers.len() as u64)).collect()
+        let topics = state.by_topic.iter().filter(|(name, _)| name.starts_with(prefix));
+        topics.map(|(name, topic)| (Arc::clone(name), topic.subscribers.len() as u64)).collect()
+    }
+
+    /// Whether a connection is subscribed to a topic.
+    pub(super) fn has(&self, serial: Serial, topic: &Arc<str>) -> bool {
+        self.state().by_connection.get(&serial).is_some_and(|held| held.contains(topic))
+    }
+
+    /// The version of a topic's subscribers.
+    pub(super) fn version(&self, topic: &str) -> u64 {
+        self.state().by_topic.get(topic).map_or(0, |topic| topic.version)
+    }
+
+    /// A connection has another id, or its first one, for everybody who sees it.
+    pub(super) fn renamed(&self, serial: Serial) {
+        let mut state = self.state();
+        let State { by_topic, by_connection, version, .. } = &mut *state;
+        let Some(held) = by_connection.get(&serial) else { return };
+        for name in held {
+            if let Some(topic) = by_topic.get_mut(name) {
+                *version += 1;
+                topic.version = *version;
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// Whether a topic has subscribers.
@@ -138,6 +181,7 @@ impl Subscriptions {
     }
 
     fn tell(&self, emptied: bool) {
+        self.changed.notify_waiters();
         if emptied {
             self.left.notify_one();
         }
@@ -153,10 +197,12 @@ impl State {
     fn remove(&mut self, serial: Serial, topics: Vec<Arc<str>>) -> bool {
         let mut emptied = false;
         for topic in topics {
-            let Some(subscribers) = self.by_topic.get_mut(&topic) else { continue };
-            subscribers.remove(serial);
+            let Some(held) = self.by_topic.get_mut(&topic) else { continue };
+            held.subscribers.remove(serial);
+            self.version += 1;
+            held.version = self.version;
             self.count -= 1;
-            if subscribers.len() == 0 {
+            if held.subscribers.len() == 0 {
                 self.by_topic.remove(&topic);
                 self.emptied.insert(topic);
                 emptied = true;

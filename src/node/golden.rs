@@ -339,14 +339,17 @@ fn questions_to_gateways_of_version_3_keep_their_form() {
             begins: true,
             timeout_ms: 2000,
         },
+        GatewayAsk::Presence { topic: Arc::clone(&topic), known: Some(7), timeout_ms: 10_000 },
     ];
     check("gateway-request-3.hex", &asks.map(|ask| GatewayRequest { id: 1, ask }));
     let refused = Subscribed::Refused { code: "limit".to_owned(), why: "too many".to_owned(), temporary: false };
+    let member = Member { id, user: "alice".into(), device: "web".into() };
     let answers = [
         GatewayAnswer::Most(vec![(topic, 3)]),
         GatewayAnswer::Counts(vec![3]),
-        GatewayAnswer::Members { members: vec![Member { id, user: "alice".into(), device: "web".into() }], more: true },
+        GatewayAnswer::Members { members: vec![member.clone()], more: true },
         GatewayAnswer::Subscribed(vec![Subscribed::At(900), Subscribed::Gone, refused]),
+        GatewayAnswer::Presence { version: 8, count: 1, members: Some(vec![member]) },
     ];
     check("gateway-response-3.hex", &answers.map(|answer| GatewayResponse { id: 1, answer }));
 }

@@ -79,7 +79,11 @@ impl<V: View, L: Local> Router<V, L> {
                 At { value: value.into_iter().map(gateway).collect(), revision }
             }
             _ => {
-                let At { value, revision } = self.view.sessions();
+                let At { mut value, revision } = self.view.sessions();
+                if self.view.holds_all() {
+                    // One that can't be asked does not matter where nobody is.
+                    value.retain(|(_, session, count)| *count > 0 || session.addresses.peer.is_some());
+                }
                 // Who has connections is known only where everybody is.
                 let counts = self.view.holds_all().then(|| value.iter().map(|(.., count)| count).sum::<u64>());
                 let everybody = value.len() as u64;

@@ -47,7 +47,19 @@ pub enum GatewayAsk {
         /// How long the gateway may take, milliseconds.
         timeout_ms: u32,
     },
+    /// Who is subscribed to a topic, as soon as that is not what the asker knows.
+    Presence {
+        /// The topic.
+        topic: Arc<str>,
+        /// The version that the asker knows.
+        known: Option<u64>,
+        /// When the gateway answers though nothing has changed, milliseconds.
+        timeout_ms: u32,
+    },
 }
+
+/// Subscribers of a topic with more are counted and not named to those who want to see them.
+pub const PRESENCE_MEMBERS_MAX: usize = 1000;
 
 /// Answer to the [`GatewayRequest`] with the same id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +86,15 @@ pub enum GatewayAnswer {
     },
     /// To `Subscribe`: one for each connection, in order.
     Subscribed(Vec<Subscribed>),
+    /// To `Presence`.
+    Presence {
+        /// Another one means that something may have changed.
+        version: u64,
+        /// How many there are.
+        count: u64,
+        /// All of them; none where there are more than [`PRESENCE_MEMBERS_MAX`]. `None`: the asker knows them.
+        members: Option<Vec<Member>>,
+    },
 }
 
 /// A subscriber of a topic.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::ask::{GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, Member, Subscribed};
+pub use super::ask::{
+    GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, Member, PRESENCE_MEMBERS_MAX, Subscribed,
+};
 pub use super::deliver::{
     Ack, Deliver, Delivered, Delivery, KEYED_PREFIX, Message, Payload, Pick, RESULTS_MAX, Reached, TargetStatus,
     Targets,

@@ -1,8 +1,10 @@
 //! Topics across gateways: who is subscribed where, and what reaches them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Socket, eventually};
+use crate::harness::{Cluster, Socket, eventually, in_time};
 
 impl Socket {
     /// Subscribes to a topic, or ends that; the revision at which it is so.
@@ -14,7 +16,7 @@ impl Socket {
             if frame["type"] == "ok" {
                 return frame["revision"].as_u64().unwrap();
             }
-            assert_eq!(frame["type"], "push", "{frame}");
+            assert!(frame["type"] == "push" || frame["type"] == "presence", "{frame}");
         }
     }
 }
@@ -149,4 +151,76 @@ async fn gateways_say_who_is_subscribed_and_services_subscribe_users() {
     let ended = cluster.http.post(&api, "/v1/users/alice/unsubscribe", json!({"topics": ["news", "x"]})).await.body;
     assert_eq!(ended["connections"], 2, "{ended}");
     assert_eq!(cluster.http.get(&api, "/v1/topics/news").await.body["connections"], 1);
+}
+
+/// Who a client sees in a topic, from the frames that it got.
+#[derive(Default)]
+struct Seen {
+    members: BTreeMap<String, String>,
+    revision: u64,
+}
+
+impl Seen {
+    /// Takes frames until these users are there.
+    async fn until(&mut self, socket: &mut Socket, users: &[&str]) {
+        while self.members.values().map(String::as_str).collect::<BTreeSet<_>>() != users.iter().copied().collect() {
+            let frame = in_time(&format!("{users:?} instead of {:?}", self.members), socket.frame("presence")).await;
+            self.take(&frame);
+        }
+    }
+
+    fn take(&mut self, frame: &Value) {
+        assert_eq!(frame["topic"], "room");
+        let revision = frame["revision"].as_u64().unwrap();
+        assert!(revision >= self.revision, "never back: {frame}");
+        self.revision = revision;
+        let named = |name: &str| -> Vec<(String, String)> {
+            let members = frame[name].as_object().into_iter().flatten();
+            members.map(|(id, member)| (id.clone(), member["user"].as_str().unwrap().to_owned())).collect()
+        };
+        if frame["state"].is_object() {
+            self.members = named("state").into_iter().collect();
+        }
+        for (id, _) in named("leaves") {
+            assert!(self.members.remove(&id).is_some(), "only who was there leaves: {frame}");
+        }
+        for (id, user) in named("joins") {
+            assert!(self.members.insert(id, user).is_none(), "only who was not there joins: {frame}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_see_who_else_is_subscribed_wherever_and_that_a_dead_gateway_has_nobody() {
+    let mut cluster = Cluster::start(1, 2).await;
+    let watch = json!({"type": "subscribe", "id": 1, "topics": ["room"], "presence": true});
+    let mut a = cluster.connect("gw-1", "a").await;
+    a.send(watch.clone()).await;
+    a.frame("ok").await;
+    let mut of_a = Seen::default();
+    let first = a.frame("presence").await;
+    assert!(first["state"].is_object(), "first who is there: {first}");
+    of_a.take(&first);
+    of_a.until(&mut a, &["a"]).await;
+    let mut b = cluster.connect("gw-2", "b").await;
+    b.topic("subscribe", "room").await;
+    of_a.until(&mut a, &["a", "b"]).await;
+    let mut c = cluster.connect("gw-2", "c").await;
+    c.send(watch).await;
+    c.frame("ok").await;
+    let mut of_c = Seen::default();
+    of_c.until(&mut c, &["a", "b", "c"]).await;
+    of_a.until(&mut a, &["a", "b", "c"]).await;
+    assert_eq!(of_a.members, of_c.members, "by the same ids");
+    b.close().await;
+    of_a.until(&mut a, &["a", "c"]).await;
+    of_c.until(&mut c, &["a", "c"]).await;
+    let mut d = cluster.connect("gw-1", "d").await;
+    d.topic("subscribe", "room").await;
+    of_c.until(&mut c, &["a", "c", "d"]).await;
+    d.topic("unsubscribe", "room").await;
+    of_c.until(&mut c, &["a", "c"]).await;
+    cluster.gateways.get_mut("gw-2").unwrap().kill();
+    of_a.until(&mut a, &["a"]).await;
+    a.topic("unsubscribe", "room").await;
 }

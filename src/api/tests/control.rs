@@ -216,6 +216,7 @@ async fn gateways_tell_how_many_are_subscribed_and_who() {
                 ("gw-a", GatewayAsk::Counts(topics)) => Some(GatewayAnswer::Counts(
                     topics.iter().map(|topic| 2 * u64::from(&**topic == "room:7")).collect(),
                 )),
+                ("gw-b", GatewayAsk::Most { .. }) => Some(GatewayAnswer::Most(vec![("news".into(), 5)])),
                 ("gw-b", GatewayAsk::Counts(topics)) => Some(GatewayAnswer::Counts(vec![5; topics.len()])),
                 ("gw-a", GatewayAsk::Members { after, limit, .. }) => {
                     let all = [member(1, "alice"), member(2, "bob")];

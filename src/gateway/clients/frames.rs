@@ -13,7 +13,7 @@ use crate::wire::client::{ClientFrame, RawValueEq, ServerFrame};
 use crate::wire::close;
 
 /// The text of a frame.
-pub(super) fn text(frame: &ServerFrame) -> String {
+pub(in crate::gateway) fn text(frame: &ServerFrame) -> String {
     serde_json::to_string(frame).expect("every frame has a JSON form")
 }
 
@@ -92,6 +92,7 @@ pub(super) fn read(text: &str) -> Said {
             id: frame.id.map(|id| RawValueEq(id.to_owned())),
             begins: kind == "subscribe",
             topics: frame.topics.unwrap_or_default(),
+            presence: frame.presence,
         }),
         (kind @ ("send" | "refresh"), _) => refuse("not_implemented", format!("{kind} is not offered by this version")),
         (kind, _) => {

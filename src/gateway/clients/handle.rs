@@ -277,6 +277,14 @@ impl Handle {
         self.wake.notify_one();
     }
 
+    /// Tells the client something that it asked to be told. One that does not take it is closed.
+    pub(in crate::gateway) fn notice(&self, text: &Arc<str>) {
+        if self.change(|outbox| outbox.notice(text, self.common.room)) {
+            self.common.meters.slow_consumer();
+        }
+        self.wake.notify_one();
+    }
+
     /// Why it is to be closed, if it is.
     pub(super) fn ending(&self) -> Option<Farewell> {
         self.outbox().farewell().cloned()

@@ -16,10 +16,12 @@ use crate::chance;
 use crate::directory::Reason;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
+use crate::gateway::presence::Presence;
 use crate::gateway::registrar::Command;
 use crate::gateway::replica::Replica;
 use crate::gateway::settings::Settings;
 use crate::gateway::table::Table;
+use crate::push::Asks;
 use crate::wire::close::CloseCode;
 
 /// What every client socket needs of its gateway. Shared by all of them.
@@ -33,6 +35,10 @@ pub(in crate::gateway) struct Hub {
     pub(in crate::gateway) replica: Arc<Replica>,
     pub(in crate::gateway) wheel: Wheel,
     pub(in crate::gateway) seats: Arc<Seats>,
+    /// Who sees the subscribers of topics.
+    pub(in crate::gateway) presence: Arc<Presence>,
+    /// To other gateways.
+    pub(in crate::gateway) asks: Asks,
     pub(in crate::gateway) commands: mpsc::Sender<Command>,
     /// Everybody is being sent away; also those whom the table does not know yet.
     pub(in crate::gateway) leaving: CancellationToken,
@@ -56,6 +62,8 @@ impl Hub {
             wheel: Wheel::new(u64::try_from(tick.as_millis()).unwrap_or(10)),
             seats: Seats::new(clients.connections_max, clients.per_address_max),
             leaving: CancellationToken::new(),
+            presence: Arc::default(),
+            asks: Asks::for_questions(&settings.cluster, &format!("gateway {}", settings.id)),
             lease_waiters: Semaphore::new(clients.lease_waiters_max),
             sockets: Mutex::default(),
             settings,

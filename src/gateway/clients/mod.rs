@@ -23,6 +23,7 @@ mod wheel;
 mod wire;
 
 pub(super) use farewell::Farewell;
+pub(super) use frames::text as frame_text;
 pub(super) use handle::Handle;
 #[cfg(test)]
 pub(super) use handle::{Common, Who};

@@ -11,6 +11,7 @@ use super::subscribe::Reply;
 use crate::directory::{Epoch, Revision};
 use crate::gateway::answers::Ticket;
 use crate::wire::client::PushTail;
+use crate::wire::close::CloseCode;
 use crate::wire::peer::{Ack, TargetStatus};
 
 /// Counted for every message beside its payload: frame header, sequence number, grant and bookkeeping.
@@ -208,6 +209,16 @@ impl Outbox {
         }
     }
 
+    /// Tells the client something; whether it has to be closed because it takes nothing.
+    pub(super) fn notice(&mut self, text: &Arc<str>, room: Room) -> bool {
+        let is_full = self.replies.len() >= room.messages && !self.is_ending();
+        if is_full {
+            self.close(CloseCode::SlowConsumer.into());
+        }
+        self.reply(Reply::notice(text));
+        is_full
+    }
+
     pub(super) fn ping(&mut self) {
         self.ping = true;
     }
@@ -314,7 +325,6 @@ mod tests {
 
     use super::*;
     use crate::gateway::answers::Answers;
-    use crate::wire::close::CloseCode;
 
     const ROOM: Room = Room { messages: 3, bytes: 1000 };
 

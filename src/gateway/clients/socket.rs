@@ -117,7 +117,7 @@ fn served<F: Future>(handle: &Handle, mut work: Pin<&mut F>) -> impl Future<Outp
 
 /// Reads and writes until there is a reason to end.
 async fn attend<S>(
-    hub: &Hub,
+    hub: &Arc<Hub>,
     wire: &mut Wire<S>,
     handle: &Arc<Handle>,
     mut rate: Rate,
@@ -146,6 +146,9 @@ where
                 // replica that lags does not hold the client up: the resolve rule then finds it all the same, or the caller
                 // names a revision.
                 let _ = hub.replica.reach(revision, hub.settings.clients.welcome_wait).await;
+            }
+            if burst.announce.is_some() {
+                hub.table.subscriptions().renamed(handle.serial());
             }
             compose(hub, handle, &mut burst, &mut frames);
             if burst.announce.is_some_and(|announce| announce.first) {
@@ -225,7 +228,13 @@ fn compose(hub: &Hub, handle: &Handle, burst: &mut Burst, frames: &mut Frames) {
 }
 
 /// Takes what the client sent.
-fn hear(hub: &Hub, handle: &Arc<Handle>, rate: &mut Rate, received: Received, frames: &mut Frames) -> Result<(), End> {
+fn hear(
+    hub: &Arc<Hub>,
+    handle: &Arc<Handle>,
+    rate: &mut Rate,
+    received: Received,
+    frames: &mut Frames,
+) -> Result<(), End> {
     let limits = &hub.settings.clients;
     let text = match received {
         Received::Closed(code) => return Err(End::Gone(code)),

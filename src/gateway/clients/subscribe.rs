@@ -57,31 +57,40 @@ impl Refused {
     }
 }
 
-/// The answer to a request, on its way to the client.
+/// What a client is told, on its way there.
 #[derive(Debug)]
-pub(super) struct Reply {
-    re: Option<Box<RawValue>>,
-    result: Result<Revision, Refused>,
+pub(super) enum Reply {
+    /// The answer to a request with this id.
+    Answer(Option<Box<RawValue>>, Result<Revision, Refused>),
+    /// The text of a frame that others are told, too.
+    Notice(Arc<str>),
 }
 
 impl Reply {
+    pub(super) fn notice(text: &Arc<str>) -> Self {
+        Self::Notice(Arc::clone(text))
+    }
+
     pub(super) fn refusal(re: Option<Box<RawValue>>, why: Refused) -> Self {
-        Self { re, result: Err(why) }
+        Self::Answer(re, Err(why))
     }
 
     /// The revision that contains what was asked for.
     pub(super) fn revision(&self) -> Option<Revision> {
-        self.result.as_ref().ok().copied()
+        match self {
+            Self::Answer(_, Ok(revision)) => Some(*revision),
+            Self::Answer(_, Err(_)) | Self::Notice(_) => None,
+        }
     }
+}
 
-    /// The frame. Success without an `id` to name has none.
-    pub(super) fn frame(self) -> Option<ServerFrame> {
-        let re = self.re.map(|id| Box::new(RawValueEq(id)));
-        match self.result {
-            Ok(revision) => re.map(|re| ServerFrame::Ok { re, revision }),
-            Err(Refused { code, why, temporary }) => {
-                Some(ServerFrame::Error { re, code: code.to_owned(), message: why, temporary })
-            }
+/// The frame of an answer. Success without an `id` to name has none.
+fn answer_frame(re: Option<Box<RawValue>>, result: Result<Revision, Refused>) -> Option<ServerFrame> {
+    let re = re.map(|id| Box::new(RawValueEq(id)));
+    match result {
+        Ok(revision) => re.map(|re| ServerFrame::Ok { re, revision }),
+        Err(Refused { code, why, temporary }) => {
+            Some(ServerFrame::Error { re, code: code.to_owned(), message: why, temporary })
         }
     }
 }
@@ -104,6 +113,8 @@ pub(in crate::gateway) struct Subscribe {
     /// What of it is new.
     pub(in crate::gateway) added: Vec<Arc<str>>,
     asker: Asker,
+    /// Where it is to be shown who else is subscribed.
+    shows: Option<Arc<Hub>>,
 }
 
 impl Subscribe {
@@ -111,7 +122,7 @@ impl Subscribe {
     fn enter(table: &Table, handle: Arc<Handle>, topics: Vec<Arc<str>>, asker: Asker) -> Result<Self, Refused> {
         let max = handle.subscriptions_max();
         match table.subscriptions().subscribe(handle.serial(), &topics, max) {
-            Ok(added) => Ok(Self { handle, topics, added, asker }),
+            Ok(added) => Ok(Self { handle, topics, added, asker, shows: None }),
             Err(TooMany) => Err(Refused::new("limit", format!("a connection has at most {max} subscriptions"))),
         }
     }
@@ -134,11 +145,17 @@ impl Subscribe {
 
     /// Tells whoever asked.
     pub(in crate::gateway) fn answer(self, result: Result<Revision, Refused>) {
+        let shows = self.shows.filter(|_| result.is_ok());
         match self.asker {
-            Asker::Client(re) if re.is_some() || result.is_err() => self.handle.reply(Reply { re, result }),
+            Asker::Client(re) if re.is_some() || result.is_err() => self.handle.reply(Reply::Answer(re, result)),
             Asker::Client(_) => {}
             // It may have stopped waiting.
             Asker::Service(tell) => drop(tell.send(result)),
+        }
+        if let Some(hub) = shows {
+            for topic in &self.topics {
+                hub.presence.show(&hub, topic, self.handle.serial());
+            }
         }
     }
 }
@@ -150,24 +167,30 @@ pub(super) struct Request {
     /// Otherwise it is to end.
     pub(super) begins: bool,
     pub(super) topics: Vec<String>,
+    /// Whether to show who else is subscribed.
+    pub(super) presence: bool,
 }
 
 /// Does what a client asks for; `None`: the answer comes later.
-pub(super) fn take(hub: &Hub, handle: &Arc<Handle>, request: Request) -> Option<ServerFrame> {
-    let Request { id, begins, topics } = request;
+pub(super) fn take(hub: &Arc<Hub>, handle: &Arc<Handle>, request: Request) -> Option<ServerFrame> {
+    let Request { id, begins, topics, presence } = request;
     let id = id.map(|id| id.0);
     let checked = names(topics).and_then(|topics| if begins { allowed(handle, topics) } else { Ok(topics) });
     let topics = match checked {
         Ok(topics) => topics,
-        Err(why) => return Reply::refusal(id, why).frame(),
+        Err(why) => return answer_frame(id, Err(why)),
     };
     if !begins {
         hub.table.subscriptions().unsubscribe(handle.serial(), &topics);
-        return Reply { re: id, result: Ok(hub.replica.revision()) }.frame();
+        return answer_frame(id, Ok(hub.replica.revision()));
+    }
+    if presence && !topics.iter().all(|topic| hub.presence.has_room(topic)) {
+        let why = "this gateway shows the subscribers of as many topics as it may; subscribe without presence";
+        return answer_frame(id, Err(Refused::for_now("limit", why)));
     }
     match Subscribe::enter(&hub.table, Arc::clone(handle), topics, Asker::Client(id.clone())) {
-        Ok(subscribe) => submit(hub, subscribe),
-        Err(why) => return Reply::refusal(id, why).frame(),
+        Ok(subscribe) => submit(hub, Subscribe { shows: presence.then(|| Arc::clone(hub)), ..subscribe }),
+        Err(why) => return answer_frame(id, Err(why)),
     }
     None
 }
@@ -237,7 +260,10 @@ fn allowed(handle: &Handle, topics: Vec<Arc<str>>) -> Result<Vec<Arc<str>>, Refu
     }
 }
 
-/// The text of the answers that wait for a client.
+/// The texts of what waits to be told to a client.
 pub(super) fn texts(replies: Vec<Reply>) -> impl Iterator<Item = String> {
-    replies.into_iter().filter_map(Reply::frame).map(|frame| frames::text(&frame))
+    replies.into_iter().filter_map(|reply| match reply {
+        Reply::Answer(re, result) => answer_frame(re, result).map(|frame| frames::text(&frame)),
+        Reply::Notice(text) => Some(text.to_string()),
+    })
 }

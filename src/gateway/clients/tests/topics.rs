@@ -196,3 +196,20 @@ async fn a_paced_message_is_answered_at_once_and_written_at_its_rate() {
     });
     freed.await.expect("it comes to an end");
 }
+
+#[tokio::test]
+async fn who_wants_to_see_the_others_is_told_after_the_subscription_is_confirmed() {
+    let bench = Bench::start(|_| {}).await;
+    let (mut client, _) = bench.welcomed("alice").await;
+    client.say(r#"{"type":"subscribe","id":1,"topics":["a"],"presence":true}"#).await;
+    client.expect("ok").await;
+    let presence = client.expect("presence").await;
+    assert_eq!((&presence["topic"], presence["state"].is_object()), (&json!("a"), true), "{presence}");
+    // Asked again, it is told again; without, it is not told more.
+    client.say(r#"{"type":"subscribe","id":2,"topics":["a"],"presence":true}"#).await;
+    client.expect("ok").await;
+    client.expect("presence").await;
+    client.say(r#"{"type":"subscribe","id":3,"topics":["b"]}"#).await;
+    client.expect("ok").await;
+    client.expect_silence().await;
+}
