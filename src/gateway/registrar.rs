@@ -180,7 +180,7 @@ impl<A: Ask> Registrar<A> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Register(handle) => self.register(handle),
-            Command::RegisterWith(handle, topics) => self.register_with(handle, topics),
+            Command::RegisterWith(handle, topics) => self.register_with(&handle, topics),
             Command::Subscribe(subscribe) => self.subscribed(*subscribe),
             Command::Unregister(handle, reason, done) => self.unregister(&handle, reason, done),
             Command::Forget(id) => self.forget_one(id),

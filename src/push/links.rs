@@ -30,8 +30,11 @@ pub type Asks = Streams<GatewayResponse>;
 #[derive(Debug)]
 pub struct Streams<A> {
     hello: Arc<Hello>,
-    slots: Arc<Mutex<HashMap<Arc<str>, Arc<Slot<A>>>>>,
+    slots: Arc<Mutex<Slots<A>>>,
 }
+
+/// The places of all gateways, by address.
+type Slots<A> = HashMap<Arc<str>, Arc<Slot<A>>>;
 
 impl<A> Clone for Streams<A> {
     fn clone(&self) -> Self {

@@ -128,9 +128,10 @@ impl Subscribe {
     }
 
     /// A client that arrives with topics. Why it goes on without them it is told.
-    pub(in crate::gateway) fn first(table: &Table, handle: Arc<Handle>, topics: Vec<Arc<str>>) -> Result<Self, ()> {
-        Self::enter(table, Arc::clone(&handle), topics, Asker::Client(None))
+    pub(in crate::gateway) fn first(table: &Table, handle: &Arc<Handle>, topics: Vec<Arc<str>>) -> Option<Self> {
+        Self::enter(table, Arc::clone(handle), topics, Asker::Client(None))
             .map_err(|why| handle.reply(Reply::refusal(None, why)))
+            .ok()
     }
 
     /// A connection that a service wants to be subscribed; what comes back tells when it is.

@@ -147,12 +147,12 @@ impl<A: Ask> Registrar<A> {
     }
 
     /// A client arrives that wants to be subscribed from the beginning.
-    pub(super) fn register_with(&mut self, handle: Arc<Handle>, topics: Vec<Arc<str>>) {
-        self.register(Arc::clone(&handle));
+    pub(super) fn register_with(&mut self, handle: &Arc<Handle>, topics: Vec<Arc<str>>) {
+        self.register(Arc::clone(handle));
         if handle.is_ending() {
             return;
         }
-        if let Ok(subscribe) = Subscribe::first(&self.table, handle, topics) {
+        if let Some(subscribe) = Subscribe::first(&self.table, handle, topics) {
             self.subscribed(subscribe);
         }
     }
