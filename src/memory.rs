@@ -14,6 +14,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// So much less than there was before is worth asking, bytes.
 const WORTH_BYTES: u64 = 8 * 1024 * 1024;
 
+/// So many looks later it is asked once more: what hangs on to what was freed, such as a copy that somebody still reads, is
+/// freed a little later and counted by nobody.
+const AGAIN_AFTER: u32 = 10;
+
 /// Gives back what is free, if the allocator is one that has to be asked.
 #[cfg_attr(target_env = "gnu", expect(unsafe_code, reason = "the C library has no safe interface"))]
 pub fn give_back() {
@@ -41,19 +45,23 @@ pub async fn keep_giving_back(held: impl Fn() -> u64) {
 struct Freed {
     most: u64,
     last: u64,
+    /// Looks until it is asked once more.
+    again_in: Option<u32>,
 }
 
 impl Freed {
-    /// Whether much was freed, and no more is being freed, now that so many bytes are held.
+    /// Whether much was freed, and no more is being freed, now that so many bytes are held; or that was so a while ago.
     fn worth_asking(&mut self, held: u64) -> bool {
         let falls = held < self.last;
         self.last = held;
         self.most = self.most.max(held);
-        let worth = !falls && self.most - held >= WORTH_BYTES;
-        if worth {
+        if !falls && self.most - held >= WORTH_BYTES {
             self.most = held;
+            self.again_in = Some(AGAIN_AFTER);
+            return true;
         }
-        worth
+        self.again_in = self.again_in.map(|looks| looks - 1);
+        self.again_in.take_if(|looks| *looks == 0).is_some()
     }
 }
 
@@ -62,11 +70,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_asked_once_when_much_was_freed_and_no_more_is_being_freed() {
+    fn it_is_asked_when_much_was_freed_and_no_more_is_being_freed_and_once_more_a_while_later() {
         let mut freed = Freed::default();
         let mib = 1024 * 1024;
+        let mut asked = |held: u64| freed.worth_asking(held * mib);
         let looks = [50, 60, 40, 20, 1, 1, 1, 7, 2, 2, 30, 10, 15];
-        let asked: Vec<u64> = looks.into_iter().filter(|held| freed.worth_asking(held * mib)).collect();
-        assert_eq!(asked, [1, 15], "after the first fall has ended, and after the second; not for a small one");
+        let when: Vec<usize> = (0..looks.len()).filter(|look| asked(looks[*look])).collect();
+        assert_eq!(when, [5, 12], "after the first fall has ended, and after the second; not for a small one");
+        let later: Vec<u32> = (1..100).filter(|_| asked(15)).collect();
+        assert_eq!(later, [AGAIN_AFTER]);
     }
 }

@@ -23,14 +23,20 @@ const RENEW_EVERY: Duration = Duration::from_millis(25);
 /// As long before the end as after it.
 const WATCHED: Duration = Duration::from_secs(10);
 
+/// How long memory is watched after that, and how often.
+const COOLING: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(table: &mut Table) {
     let cluster = Cluster::start().await;
+    let empty = largest(&cluster).await;
     let (large, other) = (cluster.directory("gateway large"), cluster.directory("gateway other").for_leases(PATIENCE));
     let epoch = open_session(&large, "large", LEASE_MS).await;
     let witness = open_session(&other, "other", LEASE_MS).await;
     fill(&large, epoch).await;
+    let full = largest(&cluster).await;
     let changes = elections(&cluster).await;
     let mut before = renew(other.clone(), witness).await;
 
@@ -62,6 +68,45 @@ pub(crate) async fn run(table: &mut Table) {
         let what = format!("... renewals of another session in the {} s from then, {name}", WATCHED.as_secs());
         table.line(&what, "ms", Target::None, after.percentile_ms(share), beside);
     }
+    let mut sizes = Vec::new();
+    for _ in 0..COOLING.as_secs() / LOOK_EVERY.as_secs() {
+        sleep(LOOK_EVERY).await;
+        sizes.push(format!("{:.0}", largest(&cluster).await.resident));
+    }
+    println!("  MB resident in the largest node, every {} s: {}", LOOK_EVERY.as_secs(), sizes.join(" "));
+    let cooled = largest(&cluster).await;
+    let anew = open_session(&large, "anew", LEASE_MS).await;
+    fill(&large, anew).await;
+    let refilled = largest(&cluster).await;
+    let sizes = [
+        ("empty", empty),
+        ("with the session", full),
+        ("a minute after its end", cooled),
+        ("with another session of as many", refilled),
+    ];
+    for (when, size) in sizes {
+        let what = format!("memory of the largest node, {when}");
+        table.line(&what, "MB", Target::None, size.resident, Some(("retained changes", size.retained)));
+    }
+}
+
+/// What a process has in memory, MB.
+struct Size {
+    resident: f64,
+    retained: f64,
+}
+
+/// The node with the most.
+async fn largest(cluster: &Cluster) -> Size {
+    let mut largest = Size { resident: 0.0, retained: 0.0 };
+    for node in &cluster.nodes {
+        let resident = node.metric(&cluster.http, "process_resident_memory_bytes").await / 1e6;
+        if resident > largest.resident {
+            let retained = node.metric(&cluster.http, "switchboard_watch_retained_bytes").await / 1e6;
+            largest = Size { resident, retained };
+        }
+    }
+    largest
 }
 
 /// Registers everything in one session.
@@ -76,7 +121,7 @@ async fn fill(directory: &Directory, epoch: Epoch) {
         under_way.spawn(async move {
             let batch = RequestBody::Batch(Batch { epoch, seq: None, ops });
             let answer = directory.ask(batch, PATIENCE).await;
-            assert!(matches!(answer, Ok(Answer::Batch(Ok(_)))), "a batch was not applied");
+            assert!(matches!(answer, Ok(Answer::Batch(Ok(_)))), "a batch was not applied: {answer:?}");
         });
     }
     under_way.join_all().await;

@@ -116,10 +116,7 @@ fn workloads(names: &str) -> Result<Vec<Workload>, HarnessError> {
 
 fn faults(arguments: &Test) -> Result<Vec<Fault>, HarnessError> {
     if arguments.nemesis == "all" {
-        // Those that hold others stand for them, and without another version there is none to go to.
-        let alone = |fault: &&Fault| !["partition", "packets"].contains(&fault.name);
-        let had = |fault: &&Fault| fault.name != "upgrade" || arguments.previous.is_some();
-        return Ok(FAULTS.iter().filter(alone).filter(had).copied().collect());
+        return Ok(nemesis::all(arguments.previous.is_some()).collect());
     }
     let known = || FAULTS.iter().map(|fault| fault.name).collect::<Vec<_>>().join(", ");
     let names = arguments.nemesis.split(',').map(str::trim);

@@ -1,6 +1,5 @@
 //! One run: start, act while things break, heal, look once more, judge, tell.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,15 +135,14 @@ fn judge(
     results
 }
 
-/// Removes the data directories of nodes: they are large, and tell nothing about a run in which all was well.
+/// Removes the data directories of nodes, which are all the folders there: they are large, and tell nothing about a run in
+/// which all was well.
 fn forget_data(settings: &Settings) -> Result<(), HarnessError> {
-    for id in 1..=settings.plan.nodes {
-        let data = settings.folder.join(format!("node-{id}"));
-        match std::fs::remove_dir_all(&data) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(HarnessError(format!("{}: {error}", data.display())));
-            }
-            _ => {}
+    let failed = |error: std::io::Error| HarnessError(format!("{}: {error}", settings.folder.display()));
+    for entry in std::fs::read_dir(&settings.folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            std::fs::remove_dir_all(entry.path()).map_err(failed)?;
         }
     }
     Ok(())

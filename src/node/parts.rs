@@ -142,8 +142,9 @@ impl Parts {
         tasks.spawn(Callbacks::new(state(), Arc::clone(&self.hub), self.leases.clone(), process()).run());
         tasks.spawn(view.keep_confirming());
         tasks.spawn(settle(Arc::clone(&self.hub)));
-        let held = state();
-        tasks.spawn(memory::keep_giving_back(move || held.read().state_bytes()));
+        let (held, hub) = (state(), Arc::clone(&self.hub));
+        let held = move || held.read().state_bytes() + hub.retained().bytes as u64;
+        tasks.spawn(memory::keep_giving_back(held));
         tasks.spawn(gauges::keep(raft(), state(), Arc::clone(&self.hub), process()));
         tasks.spawn(hashes.keep(process()));
         tasks.spawn(members::keep_learning(raft(), others));

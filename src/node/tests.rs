@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, Method, StatusCode};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::*;
@@ -11,6 +13,7 @@ use crate::clock;
 use crate::directory::{
     Ban, Batch, ConnectionId, Event, GatewayAddresses, Op, OpOutcome, OpenSession, Policy, Reason, Register,
 };
+use crate::net::http::Client;
 use crate::wire::peer::{Answer, Failure, GroupChange, RequestBody, Stamp, WatchFrame, WatchFrom, Who};
 
 mod ownership;
@@ -294,6 +297,38 @@ async fn a_leader_that_is_left_alone_acknowledges_no_renewal() {
     };
     let after = renewed.and_then(|renewed| Some(renewed.saturating_duration_since(acked?))).unwrap_or_default();
     assert!(after < WATCHED / 2, "renewed {after:?} after a majority was heard for the last time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_left_alone_answers_from_memory_only_where_it_is_asked_to_and_echoes_no_stamp() {
+    let mut group = group(3).await;
+    let epoch = group.session("gw-1").await;
+    let alone = group.nodes.swap_remove(0);
+    let (cluster, name) = ("test".to_owned(), "a test".to_owned());
+    let directory = Directory::new(ClientSettings { cluster, name, nodes: vec![alone.peer.to_string()] });
+    let http = Client::new();
+    let ask = async |query: &str| {
+        let url = format!("http://{}/v1/users/alice{query}", alone.api);
+        let answer = http.request(Method::GET, &url, HeaderMap::new(), Bytes::new(), PATIENCE).await;
+        answer.expect("it answers").status
+    };
+    assert_eq!(ask("").await, StatusCode::OK);
+    group.nodes.clear();
+    let since = Instant::now();
+    while ask("?timeout_ms=500").await != StatusCode::SERVICE_UNAVAILABLE {
+        assert!(since.elapsed() < PATIENCE, "it notices that it is alone");
+    }
+    assert_eq!(ask("?consistency=cached").await, StatusCode::OK);
+    // It may take the watch for a while yet, and then ends it.
+    let Ok(mut watch) = directory.watch(WatchFrom::After(epoch)).await else { return };
+    assert!(watch.stamper().try_send(Stamp(7)));
+    loop {
+        match frame(&mut watch).await {
+            WatchFrame::Ended { why } => break assert!(why.contains("can't confirm"), "{why}"),
+            WatchFrame::Progress { stamp, .. } => assert_eq!(stamp, None, "nothing was confirmed"),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -144,6 +144,13 @@ impl Image {
         Ok(stat.f_bavail * stat.f_frsize)
     }
 
+    /// Copies everything that is on it.
+    pub(super) fn copy_to(&self, folder: &Path) -> Result<(), HarnessError> {
+        self.empty()?;
+        let (all, folder) = (self.place().display().to_string(), folder.display().to_string());
+        command::done("cp", &["-r", "--sparse=always", "--no-target-directory", &all, &folder]).map(drop)
+    }
+
     /// Gives the space back, if it was taken.
     pub fn empty(&self) -> Result<(), HarnessError> {
         match fs::remove_file(self.filler()) {

@@ -447,7 +447,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends everything, and waits until all processes are gone.
+    /// Ends everything, waits until all processes are gone, and leaves what nodes had on their disks in the folder of the run.
     ///
     /// # Errors
     /// When the system refuses.
@@ -460,6 +460,6 @@ impl Cluster {
         for process in self.processes.values_mut() {
             process.kill().await?;
         }
-        Ok(())
+        self.images.iter().try_for_each(|(name, image)| image.copy_to(&self.folder.join(name)))
     }
 }

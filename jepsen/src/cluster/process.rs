@@ -54,12 +54,14 @@ pub struct Process {
     /// Why it may end by itself: a word of what it must say last then.
     excuse: Option<&'static str>,
     launch: Launch,
+    /// Length of the log when it was last started, bytes.
+    logged_before: u64,
 }
 
 impl Process {
     /// One that does not run yet.
     pub fn new(launch: Launch) -> Self {
-        Self { child: None, frozen: false, excuse: None, launch }
+        Self { child: None, frozen: false, excuse: None, launch, logged_before: 0 }
     }
 
     /// How it is started the next time.
@@ -76,6 +78,7 @@ impl Process {
         let told = format!("{} {}", launch.binary.display(), launch.arguments.join(" "));
         let failed = |why: std::io::Error| NotStarted::Failed(HarnessError(format!("{told}: {why}")));
         let log = File::options().create(true).append(true).open(&launch.log).map_err(failed)?;
+        self.logged_before = log.metadata().map_err(failed)?.len();
         let mut words = launch.inside.iter().map(OsStr::new).chain([launch.binary.as_os_str()]);
         let mut child = Command::new(words.next().expect("the program itself at least"))
             .args(words)
@@ -136,10 +139,11 @@ impl Process {
         Some(status)
     }
 
-    /// The last line that it logged.
+    /// Why it ended, by its own words since it was started; or else its last line.
     pub fn last_words(&self) -> String {
         let log = std::fs::read(&self.launch.log).unwrap_or_default();
-        String::from_utf8_lossy(&log).lines().last().unwrap_or("nothing").to_owned()
+        let since = usize::try_from(self.logged_before).unwrap_or(usize::MAX).min(log.len());
+        last_words(&String::from_utf8_lossy(&log[since..])).to_owned()
     }
 
     /// SIGKILL; returns when it is gone.
@@ -204,5 +208,23 @@ impl Process {
         let stats = stats.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
         // The name in parentheses may contain anything; the state follows the last one.
         stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
+    }
+}
+
+/// The line of the program itself, which begins with its name. Threads that end beside it may log after that.
+fn last_words(log: &str) -> &str {
+    let own = log.lines().rfind(|line| line.starts_with("switchboard: "));
+    own.or(log.lines().last()).unwrap_or("nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_process_ended_is_what_it_says_itself_whatever_is_logged_after_that() {
+        let ended = "switchboard: storage failed: x";
+        assert_eq!(last_words(&format!("a\n{ended}\n2026-11-24T03:03:16Z ERROR openraft: b\n")), ended);
+        assert_eq!((last_words("a\nb\n"), last_words("")), ("b", "nothing"));
     }
 }

@@ -1,8 +1,8 @@
 //! Mutants: the product with one promise broken on purpose, to see that the tests notice.
 //!
 //! Each is a patch in `jepsen/mutants` whose head says what it breaks and what must notice it. It is applied to a copy of the
-//! tree, built there, and what must notice it is run; the same runs pass first on the copy as it is, or they would show
-//! nothing. One that survives is a hole in the tests.
+//! tree, built there, and all that must notice it is run; the same runs pass first on the copy as it is, or they would show
+//! nothing. One that survives a run is a hole in the tests.
 
 mod patch;
 mod trial;
@@ -16,10 +16,10 @@ pub use trial::Trial;
 /// What became of a mutant, or of the program without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// A run noticed it: what it said.
+    /// Every run noticed it: what they said.
     Caught(String),
-    /// Every run passed.
-    Survived,
+    /// These runs noticed nothing.
+    Survived(String),
     /// Neither: what went wrong.
     Unclear(String),
 }
@@ -59,7 +59,7 @@ pub async fn run(only: &[String]) -> Result<bool, HarnessError> {
     let baseline = trial.baseline(&runs).await?;
     println!("| mutant | what it breaks | invariants | what became of it |\n|---|---|---|---|");
     println!("| baseline | nothing: all {} runs must pass | - | {} |", runs.len(), baseline_told(&baseline));
-    let mut all = baseline == Fate::Survived;
+    let mut all = matches!(baseline, Fate::Survived(_));
     for patch in &chosen {
         let fate = trial.of(patch).await?;
         all &= matches!(fate, Fate::Caught(_));
@@ -71,7 +71,7 @@ pub async fn run(only: &[String]) -> Result<bool, HarnessError> {
 fn told(fate: &Fate) -> String {
     match fate {
         Fate::Caught(by) => format!("caught by {by}"),
-        Fate::Survived => "SURVIVED".to_owned(),
+        Fate::Survived(runs) => format!("SURVIVED: {runs}"),
         Fate::Unclear(why) => format!("UNCLEAR: {why}"),
     }
 }
@@ -79,7 +79,7 @@ fn told(fate: &Fate) -> String {
 fn baseline_told(fate: &Fate) -> String {
     match fate {
         Fate::Caught(by) => format!("FAILED: {by}"),
-        Fate::Survived => "passed".to_owned(),
+        Fate::Survived(_) => "passed".to_owned(),
         Fate::Unclear(why) => format!("UNCLEAR: {why}"),
     }
 }

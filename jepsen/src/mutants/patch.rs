@@ -14,7 +14,7 @@ pub struct Patch {
     pub breaks: String,
     /// Which promises that is.
     pub invariants: String,
-    /// Command lines, `cargo test …` or `jepsen …`; at least one has to notice, the quickest comes first.
+    /// Command lines, `cargo test …` or `jepsen …`; each of them has to notice.
     pub caught_by: Vec<String>,
     file: PathBuf,
 }

@@ -63,12 +63,12 @@ impl Trial {
         self.copy()?;
         for (nth, run) in runs.iter().enumerate() {
             match self.fate("baseline", run, nth).await? {
-                Fate::Survived => {}
+                Fate::Survived(_) => {}
                 Fate::Caught(by) => return Ok(Fate::Caught(format!("{run}: {by}"))),
                 Fate::Unclear(why) => return Ok(Fate::Unclear(format!("{run}: {why}"))),
             }
         }
-        Ok(Fate::Survived)
+        Ok(Fate::Survived("all runs".to_owned()))
     }
 
     /// What becomes of a mutant.
@@ -80,15 +80,15 @@ impl Trial {
         if let Err(error) = patch.apply(&self.tree) {
             return Ok(Fate::Unclear(error.to_string()));
         }
-        let mut unclear = None;
+        let (mut noticed, mut passed) = (Vec::new(), Vec::new());
         for (nth, run) in patch.caught_by.iter().enumerate() {
             match self.fate(&patch.name, run, nth).await? {
-                Fate::Survived => {}
-                Fate::Unclear(why) => unclear = Some(Fate::Unclear(why)),
-                caught => return Ok(caught),
+                Fate::Survived(run) => passed.push(run),
+                Fate::Caught(by) => noticed.push(by),
+                unclear @ Fate::Unclear(_) => return Ok(unclear),
             }
         }
-        Ok(unclear.unwrap_or(Fate::Survived))
+        Ok(if passed.is_empty() { Fate::Caught(noticed.join(", ")) } else { Fate::Survived(passed.join(", ")) })
     }
 
     /// Makes the copy equal to the tree. Files that are equal are left as they are, so that they are not built again.
@@ -141,7 +141,10 @@ impl Trial {
         let Some(status) = ended else {
             return Ok(Fate::Unclear(format!("no end within {RUN_WITHIN:?}; see {}", log.display())));
         };
-        Ok(if words[0] == "cargo" { of_tests(status.success(), &said) } else { of_run(status.code(), &said) })
+        Ok(match words[0] {
+            "cargo" => of_tests(run, status.success(), &said),
+            _ => of_run(run, status.code(), &said),
+        })
     }
 
     /// Runs cargo in the copy, in a group of its own that is ended with it; what it says goes to `log`. `None` when it took
@@ -205,13 +208,13 @@ fn files(root: &Path, left_out: &[&str]) -> Result<Vec<PathBuf>, HarnessError> {
 }
 
 /// What a `cargo test` shows. One that ran no test shows nothing.
-fn of_tests(passed: bool, said: &str) -> Fate {
+fn of_tests(run: &str, passed: bool, said: &str) -> Fate {
     let count = |line: &str| line.strip_prefix("running ")?.split(' ').next()?.parse::<u64>().ok();
     if said.lines().filter_map(count).sum::<u64>() == 0 {
         return Fate::Unclear("it ran no test".to_owned());
     }
     if passed {
-        return Fate::Survived;
+        return Fate::Survived(format!("`{run}`"));
     }
     let failed = said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
     let mut names: Vec<&str> = failed.map(|name| name.rsplit("::").next().unwrap_or(name)).collect();
@@ -228,12 +231,17 @@ fn of_tests(passed: bool, said: &str) -> Fate {
 }
 
 /// What a run of ours shows: its exit code is its verdict.
-fn of_run(code: Option<i32>, said: &str) -> Fate {
+fn of_run(run: &str, code: Option<i32>, said: &str) -> Fate {
     match code {
-        Some(0) => Fate::Survived,
+        Some(0) => Fate::Survived(format!("`{run}`")),
         Some(1) => {
-            let line = said.lines().find_map(|line| line.strip_prefix("Invalid  ")?.split_once(':'));
-            Fate::Caught(line.map_or("a run".to_owned(), |(checker, _)| format!("the checker {checker}")))
+            let checker = said.lines().find_map(|line| line.strip_prefix("Invalid  ")?.split_once(':'));
+            let seen = said.lines().find_map(|line| line.split_once(": VIOLATION of ")?.1.split_once(':'));
+            Fate::Caught(match (checker, seen) {
+                (Some((checker, _)), _) => format!("the checker {checker}"),
+                (None, Some((promise, _))) => format!("the simulation ({promise})"),
+                (None, None) => "a run".to_owned(),
+            })
         }
         Some(2) => Fate::Unclear("the verdict is unknown".to_owned()),
         _ => Fate::Unclear("the harness failed".to_owned()),
@@ -247,13 +255,16 @@ mod tests {
     #[test]
     fn what_tests_say_is_told_apart() {
         let failed = "running 0 tests\n\nrunning 2 tests\ntest a::b::one_of_them ... FAILED\ntest two ... ok\n";
-        assert_eq!(of_tests(false, failed), Fate::Caught("`one_of_them`".to_owned()));
-        assert_eq!(of_tests(true, "running 2 tests\n"), Fate::Survived);
-        assert!(matches!(of_tests(true, "running 0 tests\n"), Fate::Unclear(_)), "a name that is gone shows nothing");
-        assert!(matches!(of_tests(false, "running 1 test\nSIGABRT\n"), Fate::Caught(_)));
-        assert_eq!(of_run(Some(1), "Invalid  register: x\n"), Fate::Caught("the checker register".to_owned()));
-        assert_eq!(of_run(Some(0), ""), Fate::Survived);
-        assert!([Some(2), Some(3), None].iter().all(|code| matches!(of_run(*code, ""), Fate::Unclear(_))));
+        let tests = |passed, said| of_tests("cargo test x", passed, said);
+        assert_eq!(tests(false, failed), Fate::Caught("`one_of_them`".to_owned()));
+        assert_eq!(tests(true, "running 2 tests\n"), Fate::Survived("`cargo test x`".to_owned()));
+        assert!(matches!(tests(true, "running 0 tests\n"), Fate::Unclear(_)), "a name that is gone shows nothing");
+        assert!(matches!(tests(false, "running 1 test\nSIGABRT\n"), Fate::Caught(_)));
+        let run = |code, said| of_run("jepsen test x", code, said);
+        assert_eq!(run(Some(1), "Invalid  register: x\n"), Fate::Caught("the checker register".to_owned()));
+        assert_eq!(run(Some(1), "seed 3: VIOLATION of I3: x\n"), Fate::Caught("the simulation (I3)".to_owned()));
+        assert_eq!(run(Some(0), ""), Fate::Survived("`jepsen test x`".to_owned()));
+        assert!([Some(2), Some(3), None].iter().all(|code| matches!(run(*code, ""), Fate::Unclear(_))));
     }
 
     #[test]

@@ -129,6 +129,23 @@ pub const FAULTS: &[Fault] = &[
     upgrade::UPGRADE,
 ];
 
+/// Those that `all` stands for: some hold others, which stand for them, and without another version there is none to go to.
+pub fn all(other_version: bool) -> impl Iterator<Item = Fault> {
+    let alone = |fault: &Fault| ![network::PARTITION.name, packets::PACKETS.name].contains(&fault.name);
+    FAULTS.iter().copied().filter(alone).filter(move |fault| other_version || fault.name != upgrade::UPGRADE.name)
+}
+
+/// What broke in a run, in words.
+pub fn told(names: &[String]) -> String {
+    let has = |fault: Fault| names.iter().any(|name| name == fault.name);
+    match names {
+        [] => "none".to_owned(),
+        _ if all(true).all(has) => "all, upgrade among them".to_owned(),
+        _ if all(false).all(has) => "all".to_owned(),
+        _ => names.join(", "),
+    }
+}
+
 /// Places where nodes may join.
 const SPARES: u64 = 2;
 
@@ -175,21 +192,38 @@ fn flag(flags: &mut Vec<String>, name: &str, value: &str) {
     }
 }
 
+/// How often a fault that can't be had just now comes again before the others all come again.
+const TRIES: usize = 4;
+
 /// The faults that were asked for, as a deck of cards: each comes once before any comes again.
 struct Deck<'a> {
     faults: &'a [Fault],
     left: Vec<Fault>,
+    put_back: Vec<&'static str>,
 }
 
-impl Deck<'_> {
+impl<'a> Deck<'a> {
+    fn new(faults: &'a [Fault]) -> Self {
+        Self { faults, left: Vec::new(), put_back: Vec::new() }
+    }
+
     /// The next one that is not of these families.
     fn draw(&mut self, rng: &mut Rng, up: &[&str]) -> Option<Fault> {
         if self.left.is_empty() {
             self.left = self.faults.to_vec();
+            self.put_back.clear();
             rng.shuffle(&mut self.left);
         }
         let nth = self.left.iter().position(|fault| !up.contains(&fault.family))?;
         Some(self.left.remove(nth))
+    }
+
+    /// It could not be had just now: it comes again after the others that are left.
+    fn put_back(&mut self, fault: Fault) {
+        self.put_back.push(fault.name);
+        if self.put_back.iter().filter(|name| **name == fault.name).count() < TRIES {
+            self.left.push(fault);
+        }
     }
 }
 
@@ -204,7 +238,7 @@ pub async fn haunt(
     recorder: &Recorder,
     until: Instant,
 ) -> Result<(), HarnessError> {
-    let mut deck = Deck { faults, left: Vec::new() };
+    let mut deck = Deck::new(faults);
     while Instant::now() < until
         && let Some(first) = deck.draw(rng, &[])
     {
@@ -219,7 +253,10 @@ pub async fn haunt(
         }
         up.sort_by_key(|(_, end)| *end);
         for (fault, end) in up {
-            tokio::time::sleep_until(end.min(until)).await;
+            match end {
+                Some(end) => tokio::time::sleep_until(end.min(until)).await,
+                None => deck.put_back(fault),
+            }
             note_violations(cluster, recorder);
             heal(cluster, &[fault], recorder).await?;
         }
@@ -228,30 +265,30 @@ pub async fn haunt(
     Ok(())
 }
 
-/// Breaks; until when it shall be so.
+/// Breaks; until when it shall be so. `None` if it can't be had just now.
 async fn inject(
     cluster: &mut Cluster,
     fault: Fault,
     rng: &mut Rng,
     recorder: &Recorder,
-) -> Result<Instant, HarnessError> {
+) -> Result<Option<Instant>, HarnessError> {
     recorder.fault(Kind::Invoke, fault.name, Value::Null);
     match (fault.start)(cluster, rng).await {
         Ok(what) => {
             println!("  {} {what}", fault.name);
             recorder.fault(Kind::Ok, fault.name, what);
+            Ok(Some(Instant::now() + Duration::from_millis(rng.u64(FAULT_MS))))
         }
         Err(NotNow::Skipped(why)) => {
             println!("  {} skipped: {why}", fault.name);
             recorder.fault(Kind::Fail, fault.name, json!(why));
-            return Ok(Instant::now());
+            Ok(None)
         }
         Err(NotNow::Failed(error)) => {
             recorder.fault(Kind::Info, fault.name, json!(error.to_string()));
-            return Err(error);
+            Err(error)
         }
     }
-    Ok(Instant::now() + Duration::from_millis(rng.u64(FAULT_MS)))
 }
 
 /// Takes back what these faults have broken.
@@ -315,6 +352,15 @@ mod tests {
     }
 
     #[test]
+    fn all_faults_are_told_in_a_word() {
+        let names = |faults: &[Fault]| faults.iter().map(|fault| fault.name.to_owned()).collect::<Vec<_>>();
+        assert_eq!((told(&[]), told(&names(&[named("kill"), named("grow")]))), ("none".into(), "kill, grow".into()));
+        let (without, with): (Vec<_>, Vec<_>) = (all(false).collect(), all(true).collect());
+        assert_eq!((told(&names(&without)), told(&names(&with))), ("all".into(), "all, upgrade among them".into()));
+        assert_ne!(told(&names(&without[1..])), "all");
+    }
+
+    #[test]
     fn a_plan_provides_what_faults_need_and_nothing_else() {
         let mut plan = Plan { network: Network::Namespaces, ..Plan::of(PathBuf::from("switchboard")) };
         prepare(&mut plan, &[named("kill"), named("partition-half")]).unwrap();
@@ -339,13 +385,29 @@ mod tests {
     #[test]
     fn every_fault_comes_once_before_any_comes_again() {
         let mut rng = Rng::with_seed(7);
-        let mut deck = Deck { faults: FAULTS, left: Vec::new() };
+        let mut deck = Deck::new(FAULTS);
         let mut drawn = BTreeSet::new();
         for _ in FAULTS {
             drawn.insert(deck.draw(&mut rng, &[]).unwrap().name);
         }
         assert_eq!(drawn.len(), FAULTS.len());
-        let mut kills = Deck { faults: &[named("kill"), named("kill-all")], left: Vec::new() };
+        let two = [named("kill"), named("kill-all")];
+        let mut kills = Deck::new(&two);
         assert!(kills.draw(&mut rng, &["kill"]).is_none(), "one of a kind at a time");
+    }
+
+    #[test]
+    fn a_fault_that_can_not_be_had_comes_again_soon_but_not_for_ever() {
+        let (mut rng, three) = (Rng::with_seed(7), [named("kill"), named("grow"), named("pause")]);
+        let mut deck = Deck::new(&three);
+        let mut tried = 0;
+        for _ in 0..2 + TRIES {
+            let fault = deck.draw(&mut rng, &[]).unwrap();
+            if fault.name == "grow" {
+                tried += 1;
+                deck.put_back(fault);
+            }
+        }
+        assert_eq!((tried, deck.left.len()), (TRIES, 0));
     }
 }

@@ -9,6 +9,7 @@ use super::latency::{took, unit};
 use super::page::{badge, cut, escape, grouped, page, table, word};
 use super::{rate, timeline};
 use crate::history::{History, Kind};
+use crate::nemesis;
 use crate::run::Results;
 use crate::verdict::Checked;
 
@@ -38,8 +39,7 @@ pub(super) fn html(folder: &Path, history: &History, bands: &[Band], results: &R
 
 /// What was run, in a few words.
 pub(super) fn title(results: &Results) -> String {
-    let nemesis = if results.nemesis.is_empty() { "no faults".to_owned() } else { results.nemesis.join(", ") };
-    format!("{} under {nemesis}", results.workload)
+    format!("{}, faults: {}", results.workload, nemesis::told(&results.nemesis))
 }
 
 fn head(results: &Results) -> String {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::page::{badge, escape, grouped, page, table, word};
 use super::{failed, index, results};
 use crate::cluster::HarnessError;
+use crate::nemesis;
 use crate::run::Results;
 
 /// Runs in these folders, or in folders right below them, in the order in which they began.
@@ -43,11 +44,10 @@ pub fn markdown(runs: &[(PathBuf, Results)]) -> String {
 
 fn cells(results: &Results) -> [String; 9] {
     let all = results.counts.all();
-    let nemesis = if results.nemesis.is_empty() { "none".to_owned() } else { results.nemesis.join(", ") };
     [
         results.about.began.split('T').next().unwrap_or_default().to_owned(),
         results.workload.clone(),
-        nemesis,
+        nemesis::told(&results.nemesis),
         grouped(results.counts.faults.values().sum()),
         format!("{:.1}", results.counts.seconds / 60.0),
         grouped(all.asked()),

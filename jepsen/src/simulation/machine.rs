@@ -2,6 +2,7 @@
 //!
 //! A process that is frozen is not driven; when it goes on, its clock jumps. One that crashes is dropped where it stands.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -93,17 +94,16 @@ impl Machine {
     }
 
     fn within<T>(&self, run: impl FnOnce(&Process) -> T) -> Option<T> {
-        let process = self.process.as_ref()?;
-        let current = Current {
-            host: self.host,
-            began: process.began,
-            booted: process.booted,
-            wall_ahead_ms: self.wall_ahead_ms,
-        };
-        CURRENT.set(Some(current));
+        Some(self.as_current(self.process.as_ref()?, run))
+    }
+
+    /// Does something with a process, which is what the system beneath takes for the one that asks.
+    fn as_current<P: Borrow<Process>, T>(&self, process: P, run: impl FnOnce(P) -> T) -> T {
+        let Process { began, booted, .. } = *process.borrow();
+        CURRENT.set(Some(Current { host: self.host, began, booted, wall_ahead_ms: self.wall_ahead_ms }));
         let result = run(process);
         CURRENT.set(None);
-        Some(result)
+        result
     }
 
     /// Looks at the process from outside, on its clock.
@@ -146,15 +146,8 @@ impl Machine {
     /// The process is gone, where it stands.
     pub(super) fn crash(&mut self) {
         self.frozen = false;
-        let Some(process) = self.process.take() else { return };
-        let current = Current {
-            host: self.host,
-            began: process.began,
-            booted: process.booted,
-            wall_ahead_ms: self.wall_ahead_ms,
-        };
-        CURRENT.set(Some(current));
-        drop(process);
-        CURRENT.set(None);
+        if let Some(process) = self.process.take() {
+            self.as_current(process, drop);
+        }
     }
 }

@@ -432,13 +432,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_to_close_counts_and_nothing_enters_afterwards() {
-        let mut outbox = bound_to(5);
-        outbox.push(5, &tail("1"), None, ROOM);
-        outbox.close(CloseCode::Drain.into());
-        outbox.close(CloseCode::NoPong.into());
-        assert_eq!(outbox.push(5, &tail("1"), None, ROOM), Entered::Gone);
-        let burst = outbox.take(1 << 20);
-        assert_eq!((burst.farewell.map(|f| f.code), burst.pushes.len()), (Some(CloseCode::Drain), 0));
+    fn the_first_reason_to_close_counts_and_nothing_enters_or_leaves_afterwards() {
+        for code in [CloseCode::Drain, CloseCode::Superseded, CloseCode::Kicked] {
+            let mut outbox = bound_to(5);
+            outbox.push(5, &tail("1"), None, ROOM);
+            outbox.close(code.into());
+            outbox.close(CloseCode::NoPong.into());
+            assert_eq!(outbox.push(5, &tail("1"), None, ROOM), Entered::Gone);
+            let burst = outbox.take(1 << 20);
+            assert_eq!((burst.farewell.map(|f| f.code), burst.pushes.len()), (Some(code), 0));
+        }
     }
 }

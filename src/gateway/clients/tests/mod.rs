@@ -3,6 +3,7 @@
 mod deliver;
 mod ownership;
 mod raw;
+mod rfc6455;
 mod size;
 mod topics;
 
