@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 
 use super::ConfigError;
 use super::policy::PolicyArgs;
+use super::tokens::TokenArgs;
 use super::units::duration;
-use crate::gateway::Policy;
+use crate::gateway::{Policy, Settings};
 use crate::lease;
 
 /// Most nodes or gateways of a development cluster: the fixed ports have one digit for them.
@@ -37,6 +38,10 @@ pub struct DevArgs {
     #[command(flatten)]
     pub policy: PolicyArgs,
 
+    /// How clients show who they are.
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+
     /// fixed: directory node i at 710i and 720i, gateway i at 800i, 810i and 820i; auto: any free ports
     #[arg(long, value_enum, env = "SWITCHBOARD_PORTS", default_value_t)]
     pub ports: Ports,
@@ -53,11 +58,21 @@ pub enum Ports {
 }
 
 impl DevArgs {
+    /// Checks the settings, and gives what all gateways have in common.
+    ///
+    /// # Errors
+    /// The first one that makes no sense.
+    pub async fn gateways(&self) -> Result<Settings, ConfigError> {
+        self.check()?;
+        let (tokens, origins) = (self.tokens.settings().await?, self.tokens.origins()?);
+        Ok(Settings { lease: self.lease, policy: self.policy.policy(), tokens, origins, ..Settings::default() })
+    }
+
     /// Checks the settings, also against each other.
     ///
     /// # Errors
     /// The first one that makes no sense.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         let refuse = |why: &str| Err(ConfigError(why.to_owned()));
         if !(1..=MEMBERS_MAX).contains(&self.directories) {
             return refuse("--directories is 1 to 9; 3 survive the loss of one");

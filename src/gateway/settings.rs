@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::directory::Policy;
 use crate::directory::limits::is_name;
+use crate::pattern::Pattern;
+use crate::tokens;
 
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Settings {
     pub replica: ReplicaMode,
     /// Which connections of a user may live beside those of this gateway: `--policy`, `--per`, `--handover` and `--max`.
     pub policy: Policy,
+    /// How clients show who they are, `--client-token-…`; without it they are believed.
+    pub tokens: Option<tokens::Settings>,
+    /// Origins of web pages that may connect, in lower case, `--client-allowed-origins`; without it all may.
+    pub origins: Option<Vec<Pattern>>,
     /// Length of the lease, `--lease`. 3 s: three elections fit into it, and a silent gateway is gone soon.
     pub lease: Duration,
     /// How long sockets stay open after the lease was lost. A minute bridges the restart of a directory node.
@@ -170,6 +176,8 @@ impl Default for Settings {
             advertise_peer: None,
             replica: ReplicaMode::default(),
             policy: Policy::multi(16),
+            tokens: None,
+            origins: None,
             lease: Duration::from_secs(3),
             lease_lost_grace: Duration::from_secs(60),
             taken_slack: Duration::from_secs(9),

@@ -23,4 +23,5 @@ mod restore;
 mod services;
 mod soak;
 mod state;
+mod tokens;
 mod twins;

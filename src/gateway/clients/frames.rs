@@ -4,10 +4,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::credentials::Refresh;
 use super::farewell::Farewell;
 use super::hub::Hub;
 use super::outbox::Announce;
 use crate::directory::ConnectionId;
+use crate::tokens::Grant;
 use crate::wire::client::{ClientFrame, RawValueEq, ServerFrame};
 use crate::wire::close;
 
@@ -57,8 +59,13 @@ pub(super) fn goodbye(farewell: &Farewell) -> ServerFrame {
 
 /// A refused request or frame.
 pub(super) fn error(re: Option<&RawValue>, code: &str, message: impl Into<String>) -> ServerFrame {
+    refusal(re, code, message, false)
+}
+
+/// As `error`, where trying again later may help.
+pub(super) fn refusal(re: Option<&RawValue>, code: &str, message: impl Into<String>, temporary: bool) -> ServerFrame {
     let re = re.map(|id| Box::new(RawValueEq(id.to_owned())));
-    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary: false }
+    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary }
 }
 
 /// What a text frame of a client that has been introduced asks for.
@@ -68,6 +75,8 @@ pub(super) enum Said {
     Nothing,
     /// Everything up to this number was received.
     Ack(u64),
+    /// A newer token.
+    Refresh(Box<Refresh>),
     /// An answer.
     Answer(Box<ServerFrame>),
     /// Not a frame.
@@ -85,7 +94,11 @@ pub(super) fn read(text: &str) -> Said {
             refuse("bad_request", String::from("an ack names the seq up to which everything was received"))
         }
         ("connect", _) => refuse("bad_request", String::from("the connection is introduced already")),
-        (kind @ ("subscribe" | "unsubscribe" | "send" | "refresh"), _) => {
+        ("refresh", _) => match frame.token {
+            Some(token) => Said::Refresh(Box::new(Refresh { id: frame.id.map(RawValue::to_owned), token })),
+            None => refuse("bad_request", String::from("a refresh brings a token")),
+        },
+        (kind @ ("subscribe" | "unsubscribe" | "send"), _) => {
             refuse("not_implemented", format!("{kind} is not offered by this version"))
         }
         (kind, _) => {
@@ -107,7 +120,9 @@ pub(super) struct Connect {
     pub(super) user: Option<String>,
     pub(super) device: Option<String>,
     pub(super) meta: Option<String>,
-    pub(super) has_token: bool,
+    pub(super) token: Option<String>,
+    /// What the token grants, once it was checked.
+    pub(super) grant: Option<Box<Grant>>,
     /// It asks for something that is not offered: the answer to that.
     pub(super) refusal: Option<String>,
 }
@@ -124,7 +139,7 @@ pub(super) fn read_connect(frame_text: &str) -> Option<Connect> {
     let refusal = not_offered(frame.topics.is_some_and(|topics| !topics.is_empty()), resumes)
         .map(|message| text(&error(frame.id, "not_implemented", message)));
     let meta = frame.meta.map(|meta| meta.get().to_owned());
-    Some(Connect { user: frame.user, device: frame.device, meta, has_token: frame.token.is_some(), refusal })
+    Some(Connect { user: frame.user, device: frame.device, meta, token: frame.token, grant: None, refusal })
 }
 
 /// In words, what of a connect request is not offered.
@@ -150,7 +165,7 @@ mod tests {
     fn requests_that_are_not_offered_are_answered_and_unknown_ones_too() {
         for (frame, code) in [
             (r#"{"type":"subscribe","id":1,"topics":["a"]}"#, "not_implemented"),
-            (r#"{"type":"refresh","id":"x","token":"t"}"#, "not_implemented"),
+            (r#"{"type":"refresh","id":"x"}"#, "bad_request"),
             (r#"{"type":"what","id":[1]}"#, "bad_request"),
             (r#"{"type":"connect","user":"a"}"#, "bad_request"),
             (r#"{"type":"ack"}"#, "bad_request"),
@@ -162,6 +177,8 @@ mod tests {
         }
         assert_eq!(read(r#"{"type":"pong"}"#), Said::Nothing);
         assert_eq!(read(r#"{"type":"ack","seq":7}"#), Said::Ack(7));
+        let Said::Refresh(refresh) = read(r#"{"type":"refresh","id":"x","token":"t"}"#) else { panic!("no refresh") };
+        assert_eq!((refresh.id.unwrap().get(), refresh.token.as_str()), ("\"x\"", "t"));
         for garbage in ["", "x", "[]", "{}", "{\"type\":1}", "[\"pong\"]", " [\"ack\",null,7]"] {
             assert_eq!(read(garbage), Said::Garbage, "{garbage}");
         }

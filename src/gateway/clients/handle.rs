@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::credentials::Pass;
 use super::farewell::Farewell;
 use super::outbox::{self, Bound, Burst, Entered, Outbox, Push, Room};
 use crate::directory::{Epoch, Policy, Reason, Register, Release, Revision, Serial};
@@ -93,6 +94,7 @@ pub(in crate::gateway) struct Handle {
     opened_ms: u64,
     heard_ms: AtomicU64,
     ping_ms: AtomicU64,
+    pub(super) pass: Pass,
     outbox: Mutex<Outbox>,
     wake: Notify,
 }
@@ -107,6 +109,7 @@ impl Handle {
             opened_ms: now_ms,
             heard_ms: AtomicU64::new(now_ms),
             ping_ms,
+            pass: Pass::default(),
             outbox: Mutex::default(),
             wake: Notify::new(),
         }
@@ -260,6 +263,13 @@ impl Handle {
         self.wake.notify_one();
     }
 
+    /// Waits until it is to be closed. Other news is lost meanwhile.
+    pub(super) async fn ended(&self) {
+        while !self.is_ending() {
+            self.woken().await;
+        }
+    }
+
     /// Waits until there may be something to write.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
@@ -300,16 +310,22 @@ impl Handle {
         self.change(Outbox::finish);
     }
 
-    /// Looks after what is due by now: registration in time, ping, pong. When to look again; `None` when there is no need.
+    /// Looks after what is due by now: the end of its token, registration in time, ping, pong. When to look again; `None` when there is no need.
     pub(super) fn visit(&self, now_ms: u64) -> Option<u64> {
         let mut outbox = self.outbox();
         if outbox.is_ending() {
             return None;
         }
+        let expires_ms = self.pass.expires_ms(now_ms);
+        if now_ms >= expires_ms {
+            drop(outbox);
+            self.close(CloseCode::TokenExpired);
+            return None;
+        }
         if !self.serves(&outbox) {
             // Nobody listens to it, so its silence does not count.
             self.heard(now_ms);
-            return Some(now_ms + LOOK_AGAIN_MS);
+            return Some(expires_ms.min(now_ms + LOOK_AGAIN_MS));
         }
         let silent_ms = self.heard_ms.load(Ordering::Relaxed) + self.common.silence_ms;
         let register_ms = match (outbox.bound(), outbox.pending_ms()) {
@@ -331,7 +347,7 @@ impl Handle {
             self.ping_ms.store(ping_ms, Ordering::Relaxed);
         }
         let look_again_ms = if outbox.bound().is_some() { u64::MAX } else { now_ms + LOOK_AGAIN_MS };
-        Some(ping_ms.min(silent_ms).min(register_ms).min(look_again_ms))
+        Some(ping_ms.min(silent_ms).min(register_ms).min(look_again_ms).min(expires_ms))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Outbox) -> T) -> T {

@@ -4,6 +4,7 @@ mod deliver;
 mod ownership;
 mod raw;
 mod size;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ impl Bench {
         let never = CancellationToken::new;
         tasks.spawn(registrar.run(never()));
         tasks.spawn(look_after(Arc::clone(&hub), never()));
+        tasks.spawn(Arc::clone(&hub).keep_keys(never()));
         tasks.spawn(serve(listener, router(Arc::clone(&hub)), ServeLimits::default(), never()));
         let deliveries = Deliveries::new(table, lease, replica, meters, settings.peers.clone());
         Self { hub, ours, world, deliveries, address, session, epoch: 0, _tasks: tasks }
