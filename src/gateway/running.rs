@@ -213,7 +213,7 @@ impl Parts {
             table: Arc::clone(&table),
             ours: Arc::clone(&ours),
             meters: meters.clone(),
-            exclusive: settings.is_exclusive(),
+            exclusive: settings.may_be_exclusive(),
             open: asked_for(&settings, Arc::clone(&nonce), addresses),
             taken_wait: settings.lease + settings.taken_slack,
             lost_grace: settings.lease_lost_grace,

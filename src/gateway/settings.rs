@@ -277,7 +277,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only.
+    /// Whether some of its connections may be exclusive: a token may say so of its own.
+    pub(super) fn may_be_exclusive(&self) -> bool {
+        self.is_exclusive() || self.tokens.is_some()
+    }
+
+    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only,
+    /// unless their tokens say otherwise.
     pub(super) fn is_exclusive(&self) -> bool {
         self.policy.claim().is_some()
     }

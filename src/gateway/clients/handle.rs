@@ -14,6 +14,7 @@ use crate::gateway::answers::Ticket;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
 use crate::gateway::settings::Settings;
+use crate::tokens::Grant;
 use crate::wire::client::PushTail;
 use crate::wire::close::CloseCode;
 use crate::wire::peer::{Ack, TargetStatus};
@@ -42,8 +43,10 @@ pub(in crate::gateway) struct Common {
     register_wait_ms: u64,
     pending_wait_ms: u64,
     pending_max: usize,
-    /// Of exclusive connections: they are served only while it is held.
-    lease: Option<Arc<Lease>>,
+    /// Exclusive connections are served only while it is held.
+    lease: Arc<Lease>,
+    /// Whether those are exclusive whose tokens do not say.
+    exclusive: bool,
     queued: AtomicI64,
     pending: AtomicUsize,
     pub(in crate::gateway) meters: Meters,
@@ -62,7 +65,8 @@ impl Common {
             register_wait_ms: millis(settings.registrar.register_wait),
             pending_wait_ms: millis(settings.pending_wait()),
             pending_max: settings.registrar.pending_max,
-            lease: settings.is_exclusive().then(|| Arc::clone(lease)),
+            lease: Arc::clone(lease),
+            exclusive: settings.is_exclusive(),
             queued: AtomicI64::new(0),
             pending: AtomicUsize::new(0),
             meters,
@@ -95,6 +99,8 @@ pub(in crate::gateway) struct Handle {
     heard_ms: AtomicU64,
     ping_ms: AtomicU64,
     pub(super) pass: Pass,
+    /// What its token says, instead of what the gateway does.
+    policy: Option<Policy>,
     outbox: Mutex<Outbox>,
     wake: Notify,
 }
@@ -110,9 +116,17 @@ impl Handle {
             heard_ms: AtomicU64::new(now_ms),
             ping_ms,
             pass: Pass::default(),
+            policy: None,
             outbox: Mutex::default(),
             wake: Notify::new(),
         }
+    }
+
+    /// Of a client that showed a token.
+    pub(super) fn granted_by(mut self, grant: &Grant) -> Self {
+        self.pass.issue(grant);
+        self.policy = grant.policy;
+        self
     }
 
     /// Its number; 0 until the registrar has given it one.
@@ -164,16 +178,17 @@ impl Handle {
 
     /// Whether a connection of this session is served, as far as the lease is concerned.
     fn holds(&self, epoch: Epoch) -> bool {
-        self.common.lease.as_ref().is_none_or(|lease| lease.serves(epoch))
+        let exclusive = self.policy.map_or(self.common.exclusive, |policy| policy.claim().is_some());
+        !exclusive || self.common.lease.serves(epoch)
     }
 
-    /// The registration of it. What was granted in a former session is not asked for anew.
+    /// The registration of it, with this policy unless its token says another. What was granted in a former session is not asked for anew.
     pub(in crate::gateway) fn register(&self, policy: Policy) -> Register {
         Register {
             serial: self.serial(),
             user: Arc::clone(&self.who.user),
             device: Arc::clone(&self.who.device),
-            policy,
+            policy: self.policy.unwrap_or(policy),
             since: self.bound().map(|bound| bound.granted),
             connected_at_ms: self.who.connected_at_ms,
             remote: self.who.remote.clone(),

@@ -106,10 +106,11 @@ where
     };
     let introduced = connect.map_err(End::Farewell).and_then(|connect| {
         let who = identify(&connect, remote).map_err(End::Farewell)?;
-        let handle = Arc::new(Handle::new(who, Arc::clone(&hub.common), hub.now_ms()));
-        if let Some(grant) = &connect.grant {
-            handle.pass.issue(grant);
-        }
+        let handle = Handle::new(who, Arc::clone(&hub.common), hub.now_ms());
+        let handle = Arc::new(match &connect.grant {
+            Some(grant) => handle.granted_by(grant),
+            None => handle,
+        });
         let overloaded = || End::Farewell(CloseCode::Overloaded.into());
         hub.register(&handle).then_some((handle, connect.refusal)).ok_or_else(overloaded)
     });

@@ -143,6 +143,38 @@ async fn a_connection_ends_with_its_token_unless_a_newer_one_is_brought() {
 }
 
 #[tokio::test]
+async fn a_token_says_which_connections_of_its_user_may_live_beside_it() {
+    let bench = with_tokens(|_| {}).await;
+    let open =
+        async |claims: serde_json::Value| Raw::open(bench.address, &format!("/ws?token={}", token(&claims))).await;
+    // One connection, where the gateway lets users have several; and then it is served under the lease only.
+    let newest = json!({ "sub": "alice", "policy": "newest_wins" });
+    let mut first = open(newest.clone()).await;
+    first.expect("welcome").await;
+    let mut second = open(newest).await;
+    first.expect_end(4004).await;
+    second.expect("welcome").await;
+    let mut shared = open(json!({ "sub": "bob" })).await;
+    shared.expect("welcome").await;
+    bench.hub.lease.hold(bench.epoch, clock::boottime());
+    for (client, is_served) in [(&mut second, false), (&mut shared, true)] {
+        client.say(r#"{"type":"what","id":1}"#).await;
+        match is_served {
+            true => drop(client.expect("error").await),
+            false => client.expect_silence().await,
+        }
+    }
+    bench.lease(bench.epoch);
+    bench.hub.table.wake_all();
+    second.expect("error").await;
+    // Fewer than the gateway allows.
+    let alone = json!({ "sub": "carol", "max": 1 });
+    let mut one = open(alone.clone()).await;
+    one.expect("welcome").await;
+    open(alone).await.expect_end(4005).await;
+}
+
+#[tokio::test]
 async fn where_no_tokens_are_taken_there_is_nothing_to_refresh() {
     let bench = Bench::start(|_| {}).await;
     let (mut client, _) = bench.welcomed("alice").await;
