@@ -183,6 +183,14 @@ mod tests {
     }
 
     #[test]
+    fn help_does_not_show_a_secret_of_the_file() {
+        let (mut command, _) =
+            apply("[gateway]\nclient_token_hmac_secret_key = 'hush, this is long enough to be one'").unwrap();
+        let help = command.find_subcommand_mut("gateway").unwrap().render_long_help().to_string();
+        assert!(help.contains("--client-token-hmac-secret-key") && !help.contains("hush"), "{help}");
+    }
+
+    #[test]
     fn what_is_no_setting_is_named() {
         for (text, why) in [
             ("[gatway]", "[gatway]"),

@@ -11,7 +11,7 @@ use super::print::{self, or_none};
 use super::{Exit, Failed, Output};
 use crate::clock;
 use crate::tokens::{
-    Grant, JwksPlace, JwksSource, KeySet, Minter, Refused, Settings, TOKEN_BYTES_MAX, Verifier, read_secret,
+    Grant, JwksPlace, JwksSource, KeySet, Minter, Refused, Secret, Settings, TOKEN_BYTES_MAX, Verifier,
 };
 
 /// Longest token that is read from stdin. What is longer than this is refused anyway.
@@ -88,8 +88,8 @@ pub struct SecretArgs {
     #[arg(long, value_name = "FILE", env = "SWITCHBOARD_CLIENT_TOKEN_HMAC_SECRET_FILE", value_delimiter = ',')]
     pub secret_file: Vec<PathBuf>,
     /// The secret itself; rather in the environment than here, where others on this machine see it
-    #[arg(long, env = "SWITCHBOARD_CLIENT_TOKEN_HMAC_SECRET_KEY", hide_env_values = true)]
-    pub secret: Option<String>,
+    #[arg(long, env = "SWITCHBOARD_CLIENT_TOKEN_HMAC_SECRET_KEY", hide_env_values = true, hide_default_value = true)]
+    pub secret: Option<Secret>,
 }
 
 /// Arguments of `token verify`.
@@ -159,8 +159,8 @@ fn minter(args: &MintArgs) -> Result<Minter, Failed> {
         return Minter::private_pem(&pem, algorithm).map_err(|error| unusable("key-file", path, error));
     }
     if let Some(path) = args.secret.secret_file.first() {
-        let secret = read_secret(path).map_err(|error| unusable("secret-file", path, error))?;
-        return Minter::secret(&secret, algorithm).map_err(|error| unusable("secret-file", path, error));
+        let secret = Secret::read(path).map_err(|error| unusable("secret-file", path, error))?;
+        return Minter::secret(secret.as_bytes(), algorithm).map_err(|error| unusable("secret-file", path, error));
     }
     let secret = args.secret.secret.as_ref().ok_or_else(|| {
         usage(String::from(
@@ -218,8 +218,8 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failed> {
 async fn settings(args: &VerifyArgs) -> Result<Settings, Failed> {
     let mut keys = KeySet::default();
     for path in &args.secret.secret_file {
-        let secret = read_secret(path).map_err(|error| unusable("secret-file", path, error))?;
-        keys.add(KeySet::secret(&secret).map_err(|error| unusable("secret-file", path, error))?);
+        let secret = Secret::read(path).map_err(|error| unusable("secret-file", path, error))?;
+        keys.add(KeySet::secret(secret.as_bytes()).map_err(|error| unusable("secret-file", path, error))?);
     }
     if let Some(secret) = &args.secret.secret {
         let of_secret = KeySet::secret(secret.as_bytes());

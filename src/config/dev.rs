@@ -111,6 +111,17 @@ mod tests {
         args.check().map(|()| args.policy.policy()).map_err(|error| error.to_string())
     }
 
+    #[tokio::test]
+    async fn its_gateways_take_tokens_if_it_is_asked_to() {
+        let gateways = async |flags: &[&str]| {
+            Line::try_parse_from(["dev"].iter().chain(flags)).unwrap().args.gateways().await.unwrap()
+        };
+        assert!(gateways(&[]).await.tokens.is_none());
+        let secret = "0123456789abcdef0123456789abcdef";
+        let given = gateways(&["--client-token-hmac-secret-key", secret, "--client-allowed-origins", "*"]).await;
+        assert!(given.tokens.is_some() && given.origins.is_some());
+    }
+
     #[test]
     fn its_gateways_have_the_policy_that_the_flags_say() {
         assert_eq!(policy(&[]), Ok(Policy::multi(16)));

@@ -1,8 +1,6 @@
 //! How clients show who they are: the same flags for a gateway and for a development cluster.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +8,7 @@ use clap::Args;
 use super::ConfigError;
 use super::units::duration;
 use crate::pattern::Pattern;
-use crate::tokens::{JwksPlace, JwksSource, KeyError, KeySet, Settings, read_secret};
+use crate::tokens::{JwksPlace, JwksSource, KeyError, KeySet, Secret, Settings};
 
 /// Shortest time between two looks at keys that may have changed.
 const REFRESH_MIN: Duration = Duration::from_secs(10);
@@ -18,7 +16,7 @@ const REFRESH_MIN: Duration = Duration::from_secs(10);
 /// Longest difference between clocks that is put up with: more would make the end of a token meaningless.
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 
-/// The tokens of clients, and where their pages come from.
+/// The tokens of clients, and the origins of their pages.
 #[derive(Debug, Clone, Args)]
 pub struct TokenArgs {
     /// Files with the secret that tokens are signed with (HS256, HS384, HS512); several while it is changed
@@ -26,7 +24,13 @@ pub struct TokenArgs {
     pub client_token_hmac_secret_file: Vec<PathBuf>,
 
     /// The secret itself; rather in the environment than here, where others on this machine see it
-    #[arg(long, value_name = "SECRET", env = "SWITCHBOARD_CLIENT_TOKEN_HMAC_SECRET_KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "SWITCHBOARD_CLIENT_TOKEN_HMAC_SECRET_KEY",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
     pub client_token_hmac_secret_key: Option<Secret>,
 
     /// Files with the public key, in PEM, of whoever signs tokens: RSA, P-256, P-384 or Ed25519
@@ -38,12 +42,7 @@ pub struct TokenArgs {
     pub client_token_jwks_file: Option<PathBuf>,
 
     /// URL of a JSON Web Key Set, http:// only; read again when a token names a key that is not in it
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "SWITCHBOARD_CLIENT_TOKEN_JWKS_URL",
-        conflicts_with = "client_token_jwks_file"
-    )]
+    #[arg(long, value_name = "URL", env = "SWITCHBOARD_CLIENT_TOKEN_JWKS_URL")]
     pub client_token_jwks_url: Option<String>,
 
     /// How often a JSON Web Key Set is read again without any other reason
@@ -71,24 +70,6 @@ pub struct TokenArgs {
     pub client_allowed_origins: Vec<String>,
 }
 
-/// A secret; it is not shown.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
-impl FromStr for Secret {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
 impl TokenArgs {
     /// How tokens are checked; nothing where no key is configured.
     ///
@@ -98,10 +79,10 @@ impl TokenArgs {
         let mut keys = KeySet::default();
         for path in &self.client_token_hmac_secret_file {
             let named = |why: String| refused("client-token-hmac-secret-file", path, &why);
-            let secret = read_secret(path).map_err(|error| named(error.to_string()))?;
-            keys.add(KeySet::secret(&secret).map_err(|error| named(error.to_string()))?);
+            let secret = Secret::read(path).map_err(|error| named(error.to_string()))?;
+            keys.add(KeySet::secret(secret.as_bytes()).map_err(|error| named(error.to_string()))?);
         }
-        if let Some(Secret(secret)) = &self.client_token_hmac_secret_key {
+        if let Some(secret) = &self.client_token_hmac_secret_key {
             let named = |error: KeyError| ConfigError(format!("--client-token-hmac-secret-key: {error}"));
             keys.add(KeySet::secret(secret.as_bytes()).map_err(named)?);
         }
@@ -150,7 +131,13 @@ impl TokenArgs {
 
     async fn jwks(&self) -> Result<Option<JwksSource>, ConfigError> {
         let at = match (&self.client_token_jwks_file, &self.client_token_jwks_url) {
-            (Some(path), _) => JwksPlace::File(path.clone()),
+            (Some(_), Some(_)) => {
+                return Err(ConfigError(String::from(
+                    "--client-token-jwks-file and --client-token-jwks-url are both given, and one key set is followed; \
+                     leave one out",
+                )));
+            }
+            (Some(path), None) => JwksPlace::File(path.clone()),
             (None, Some(url)) if url.starts_with("http://") => JwksPlace::Url(url.clone()),
             (None, Some(url)) => {
                 return Err(ConfigError(format!(
@@ -240,6 +227,7 @@ mod tests {
             (&["--client-token-hmac-secret-file", "missing"], "--client-token-hmac-secret-file missing"),
             (&["--client-token-jwks-url", "https://example.com/jwks"], "only http://"),
             (&["--client-token-jwks-url", "http://x/", "--client-token-jwks-refresh", "1s"], "at least 10s"),
+            (&["--client-token-jwks-url", "http://x/", "--client-token-jwks-file", path], "leave one out"),
             (&["--client-token-audience", "web"], "--client-token-audience is about tokens"),
             (&["--client-token-hmac-secret-key", SECRET, "--client-token-leeway", "1h"], "at most 300s"),
         ] {

@@ -1,7 +1,9 @@
 //! Keys that tokens are checked with. What a key may be used for follows from what it is.
 
-use std::io;
+use std::convert::Infallible;
 use std::path::Path;
+use std::str::FromStr;
+use std::{fmt, io};
 
 use jsonwebtoken::crypto::verify;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
@@ -49,16 +51,41 @@ pub enum KeyError {
     TooMany(usize),
 }
 
-/// Reads a secret from a file. The end of its line is not part of it.
-///
-/// # Errors
-/// If the file can't be read.
-pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
-    let mut secret = std::fs::read(path)?;
-    for end in [b'\n', b'\r'] {
-        secret.pop_if(|last| *last == end);
+/// A secret that is shared with whoever makes tokens. It is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Reads it from a file. The end of its line is not part of it.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut secret = std::fs::read(path)?;
+        for end in [b'\n', b'\r'] {
+            secret.pop_if(|last| *last == end);
+        }
+        Ok(Self(secret))
     }
-    Ok(secret)
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.as_bytes().to_vec()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// A key with what it may be used for.

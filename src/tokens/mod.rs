@@ -9,6 +9,8 @@
 //! told apart from what is wrong.
 
 mod claims;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod jwks;
 mod keys;
 mod mint;
@@ -18,6 +20,6 @@ mod verifier;
 
 pub use claims::{Grant, Rights};
 pub use jwks::{JwksPlace, JwksSource};
-pub use keys::{KeyError, KeySet, read_secret};
+pub use keys::{KeyError, KeySet, Secret};
 pub use mint::{MintError, Minter};
 pub use verifier::{Refused, Settings, TOKEN_BYTES_MAX, Verifier};

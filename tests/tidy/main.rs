@@ -90,7 +90,7 @@ const ARROWS: [(&str, &[&str]); 27] = [
     ("roles", &["cli", "config", "gateway", "net", "node", "shutdown", "telemetry"]),
     ("command_line", &["cli", "config", "roles", "telemetry"]),
     // For jepsen/fuzz and for tests.
-    ("fuzz", &["api", "command_line", "config", "directory", "gateway", "net", "node", "wire"]),
+    ("fuzz", &["api", "command_line", "config", "directory", "gateway", "net", "node", "tokens", "wire"]),
     ("main", &["command_line"]),
 ];
 
