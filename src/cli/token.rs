@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::print::{self, or_none};
 use super::{Exit, Failed, Output};
 use crate::clock;
+use crate::pattern::Pattern;
 use crate::tokens::{
     Grant, JwksPlace, JwksSource, KeySet, Minter, Refused, Secret, Settings, TOKEN_BYTES_MAX, Verifier,
 };
@@ -247,27 +248,27 @@ async fn settings(args: &VerifyArgs) -> Result<Settings, Failed> {
 
 fn described(grant: &Grant) -> Value {
     let meta: Option<Value> = grant.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
-    let rights = grant.rights.as_deref();
+    let rights = &grant.rights;
     json!({
         "valid": true,
         "user": &*grant.user,
         "device": grant.device.as_deref(),
         "expires_at": grant.expires_ms.map(clock::rfc3339),
-        "topics": rights.map_or(Vec::new(), |rights| rights.topics.iter().map(|topic| &**topic).collect()),
-        "subscribe": rights.map_or(Vec::new(), |rights| rights.subscribe.iter().map(|p| p.as_str()).collect()),
+        "topics": rights.topics.iter().map(|topic| &**topic).collect::<Vec<_>>(),
+        "subscribe": rights.subscribe.iter().map(Pattern::as_str).collect::<Vec<_>>(),
         "meta": meta,
     })
 }
 
 fn show(grant: &Grant) -> Result<(), Failed> {
-    let rights = grant.rights.clone().unwrap_or_default();
+    let rights = &grant.rights;
     let listed = |texts: Vec<&str>| or_none((!texts.is_empty()).then(|| texts.join(" ")));
     print::facts([
         ("user", grant.user.to_string()),
         ("device", or_none(grant.device.as_deref())),
         ("expires", grant.expires_ms.map_or_else(|| String::from("never"), clock::rfc3339)),
         ("topics", listed(rights.topics.iter().map(|topic| &**topic).collect())),
-        ("subscribe", listed(rights.subscribe.iter().map(|pattern| pattern.as_str()).collect())),
+        ("subscribe", listed(rights.subscribe.iter().map(Pattern::as_str).collect())),
         ("meta", or_none(grant.meta.as_deref())),
     ])
 }

@@ -1,6 +1,6 @@
 //! What a token says, read claim by claim. docs/PROTOCOL.md lists them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,9 @@ const LIST_MAX: usize = 256;
 /// Connections that a user may have where the token names a policy of several and not how many.
 const MAX_DEFAULT: u32 = 16;
 
+/// Most tokens say nothing of topics, and connections are many.
+static NO_RIGHTS: LazyLock<Arc<Rights>> = LazyLock::new(Arc::default);
+
 /// What a token grants its bearer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -30,8 +33,8 @@ pub struct Grant {
     pub expires_ms: Option<u64>,
     /// `policy`, `per`, `handover` and `max`, where the token has one of them: instead of the gateway's.
     pub policy: Option<Policy>,
-    /// What concerns topics; none where the token says nothing of them.
-    pub rights: Option<Arc<Rights>>,
+    /// What concerns topics. Tokens that say nothing of them share one.
+    pub rights: Arc<Rights>,
 }
 
 /// What a token says of topics.
@@ -137,7 +140,7 @@ impl Claims {
         }))
     }
 
-    fn rights(&mut self) -> Result<Option<Arc<Rights>>, Refused> {
+    fn rights(&mut self) -> Result<Arc<Rights>, Refused> {
         let topics = self.texts("topics")?;
         if !topics.iter().all(|topic| is_name(topic)) {
             return Err(wrong("topics", "has to name topics of 1 to 128 bytes without control characters"));
@@ -147,7 +150,7 @@ impl Claims {
             topics: topics.into_iter().map(Arc::from).collect(),
             subscribe: subscribe.iter().map(|text| Pattern::new(text)).collect(),
         };
-        Ok((rights != Rights::default()).then(|| Arc::new(rights)))
+        Ok(if rights == Rights::default() { Arc::clone(&NO_RIGHTS) } else { Arc::new(rights) })
     }
 
     fn texts(&mut self, claim: &'static str) -> Result<Vec<String>, Refused> {

@@ -83,7 +83,7 @@ const ARROWS: [(&str, &[&str]); 27] = [
         ],
     ),
     // Verbs that work on the files of a node that does not run.
-    ("cli", &["chance", "clock", "net", "node", "tokens", "wire"]),
+    ("cli", &["chance", "clock", "net", "node", "pattern", "tokens", "wire"]),
     // Compares what nodes and gateways show, in tests.
     ("agreement", &["api", "directory", "gateway", "node", "view", "wire"]),
     ("config", &["gateway", "lease", "net", "node", "pattern", "tokens"]),

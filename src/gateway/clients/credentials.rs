@@ -28,11 +28,12 @@ const BEARER_SCHEME: &str = "bearer ";
 pub(super) struct Pass {
     /// Wall clock, milliseconds since 1970, because that is what a token says.
     expires_at_ms: AtomicU64,
+    /// Nothing where no token was asked for: such a client may do everything.
     rights: Mutex<Option<Arc<Rights>>>,
 }
 
 impl Default for Pass {
-    /// For ever, and nothing is said of what it may do.
+    /// For ever, and everything.
     fn default() -> Self {
         Self { expires_at_ms: AtomicU64::new(u64::MAX), rights: Mutex::default() }
     }
@@ -42,14 +43,14 @@ impl Pass {
     /// A token lets it in.
     pub(super) fn issue(&self, grant: &Grant) {
         self.expires_at_ms.store(grant.expires_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.rights().clone_from(&grant.rights);
+        *self.rights() = Some(Arc::clone(&grant.rights));
     }
 
     /// A newer token: what it says is what counts. Of the two ends the later one does, because the client may have shown
     /// its tokens in any order.
     fn renew(&self, grant: &Grant) {
         self.expires_at_ms.fetch_max(grant.expires_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.rights().clone_from(&grant.rights);
+        *self.rights() = Some(Arc::clone(&grant.rights));
     }
 
     /// When it is over, on the clock that says `now_ms`; a moment that is past where it is.
@@ -103,7 +104,7 @@ pub(super) async fn vouch(hub: &Hub, mut connect: Connect) -> Result<Connect, Re
     connect.user = Some(grant.user.to_string());
     connect.device = grant.device.as_deref().map(str::to_owned).or(connect.device);
     connect.meta = grant.meta.as_deref().map(str::to_owned).or(connect.meta);
-    if grant.rights.as_ref().is_some_and(|rights| !rights.topics.is_empty()) {
+    if !grant.rights.topics.is_empty() {
         let why = "the token subscribes to topics, which are not offered by this version; the connection goes on without them";
         connect.refusal.get_or_insert_with(|| frames::text(&frames::error(None, "not_implemented", why)));
     }

@@ -193,12 +193,13 @@ fn claims_become_what_is_granted() {
     let all = all.unwrap();
     assert_eq!((&*all.user, all.device.as_deref(), all.meta.as_deref()), ("42", Some("web"), Some(r#"{"name":"Al"}"#)));
     assert_eq!(all.policy, Some(Policy::NewestWins { per: Per::Device, handover: Handover::Immediate }));
-    let rights = all.rights.unwrap();
+    let rights = all.rights;
     assert_eq!(rights.topics, [Arc::from("news")]);
     assert!(rights.may_subscribe("room:7") && rights.may_subscribe("news") && !rights.may_subscribe("newsroom"));
     let little = grant(&json!({ "sub": "a", "max": 3, "subscribe": "room:7" })).unwrap();
     assert_eq!(little.policy, Some(Policy::Multi { max: 3, per: Per::User }));
-    assert!(little.rights.unwrap().may_subscribe("room:7"));
+    assert!(little.rights.may_subscribe("room:7"));
+    assert!(!grant(&json!({ "sub": "a" })).unwrap().rights.may_subscribe("room:7"), "without the claim, nothing");
     let mut by_name = settings(KeySet::secret(SECRET).unwrap());
     by_name.user_claim = String::from("uid");
     let by_name = with(by_name);
