@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::pattern::Pattern;
 use crate::tokens::tests::keys::{SECRET, settings, token};
-use crate::tokens::{JwksPlace, JwksSource, KeySet};
+use crate::tokens::{JwksPlace, JwksSource, KeySet, Minter};
 
 /// A gateway that takes tokens.
 async fn with_tokens(change: impl FnOnce(&mut Settings)) -> Bench {
@@ -172,6 +172,37 @@ async fn a_token_says_which_connections_of_its_user_may_live_beside_it() {
     let mut one = open(alone.clone()).await;
     one.expect("welcome").await;
     open(alone).await.expect_end(4005).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_keys_is_sent_away_without_waiting_for_them() {
+    // It takes connections and never answers.
+    let silent = Listener::bind("127.0.0.1:0").await.unwrap();
+    let at = JwksPlace::Url(format!("http://{}/jwks", silent.address()));
+    let bench = with_tokens(|gateway| {
+        let jwks = Some(JwksSource { at, refresh: Duration::from_secs(60) });
+        gateway.tokens = Some(crate::tokens::Settings { jwks, ..settings(KeySet::secret(SECRET).unwrap()) });
+    })
+    .await;
+    // The keys that are there do for it.
+    let mut client = Raw::open(bench.address, &format!("/ws?token={}", token(&json!({ "sub": "alice" })))).await;
+    client.expect("welcome").await;
+    let other = Minter::secret(b"another secret that is long enough", None).unwrap();
+    let unknown = other.mint(json!({ "sub": "alice" }).as_object().unwrap());
+    client.say(r#"{"type":"what","id":1}"#).await;
+    client.say(&json!({ "type": "refresh", "id": 2, "token": unknown }).to_string()).await;
+    assert_eq!(client.expect("error").await["re"], 1);
+    bench.hub.send_away(CloseCode::Drain);
+    assert_eq!(client.expect("goodbye").await["code"], 4200);
+}
+
+#[tokio::test]
+async fn a_token_that_asks_for_what_is_not_offered_lets_in_and_is_told() {
+    let bench = with_tokens(|_| {}).await;
+    let token = token(&json!({ "sub": "alice", "topics": ["news"] }));
+    let mut client = Raw::open(bench.address, &format!("/ws?token={token}")).await;
+    client.expect("welcome").await;
+    assert_eq!(client.expect("error").await["code"], "not_implemented");
 }
 
 #[tokio::test]
