@@ -19,7 +19,7 @@ use crate::directory::Directory;
 use crate::wire::peer::{
     Deliver, Delivered, GatewayRequest, GatewayResponse, Hello, HelloAnswer, Request, Response, Stamp, WatchFrame,
 };
-use crate::{api, config, gateway, node};
+use crate::{api, config, gateway, node, tokens};
 
 use commands::populated;
 
@@ -30,10 +30,11 @@ pub use streams::peer_streams;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("client_frames", client_frames),
     ("client_sockets", client_sockets),
     ("client_upgrades", client_upgrades),
+    ("client_tokens", client_tokens),
     ("peer_messages", peer_messages),
     ("peer_streams", peer_streams),
     ("log_entries", log_entries),
@@ -57,6 +58,11 @@ pub fn client_sockets(data: &[u8]) {
 /// The path and query, and the headers below it, with which a client asks for a socket.
 pub fn client_upgrades(data: &[u8]) {
     gateway::fuzz::upgrades(data);
+}
+
+/// Tokens of clients, what stands in them, and the keys that they are checked with.
+pub fn client_tokens(data: &[u8]) {
+    tokens::fuzz::tokens(data);
 }
 
 /// Messages between processes of the cluster: the first byte says for which kind they are taken.

@@ -104,6 +104,12 @@ impl Meters {
         counter!("switchboard_gateway_connects_total", "process" => process, "result" => result).increment(1);
     }
 
+    /// A client's credentials were not taken, for this reason.
+    pub(super) fn auth_failed(&self, reason: &'static str) {
+        let process = Arc::clone(&self.0.process);
+        counter!("switchboard_auth_failures_total", "process" => process, "reason" => reason).increment(1);
+    }
+
     /// A socket ended with this close code; 1006 where there was none.
     pub(super) fn disconnected(&self, code: u16) {
         let process = Arc::clone(&self.0.process);

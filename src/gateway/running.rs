@@ -213,7 +213,7 @@ impl Parts {
             table: Arc::clone(&table),
             ours: Arc::clone(&ours),
             meters: meters.clone(),
-            exclusive: settings.is_exclusive(),
+            exclusive: settings.may_be_exclusive(),
             open: asked_for(&settings, Arc::clone(&nonce), addresses),
             taken_wait: settings.lease + settings.taken_slack,
             lost_grace: settings.lease_lost_grace,
@@ -248,6 +248,7 @@ impl Parts {
         tasks.spawn(give_back_memory(Arc::clone(&replica), rest()));
         tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
+        tasks.spawn(Arc::clone(&hub).keep_keys(rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
         listeners.serve(&mut tasks, &hub, serving, deliveries, me, &ends.rest);
         Self { hub, keeper, tasks, ends, threads }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::directory::Policy;
 use crate::directory::limits::is_name;
+use crate::pattern::Pattern;
+use crate::tokens;
 
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Settings {
     pub replica: ReplicaMode,
     /// Which connections of a user may live beside those of this gateway: `--policy`, `--per`, `--handover` and `--max`.
     pub policy: Policy,
+    /// How clients show who they are, `--client-token-…`; without it they are believed.
+    pub tokens: Option<tokens::Settings>,
+    /// Origins of web pages that may connect, in lower case, `--client-allowed-origins`; without it all may.
+    pub origins: Option<Vec<Pattern>>,
     /// Length of the lease, `--lease`. 3 s: three elections fit into it, and a silent gateway is gone soon.
     pub lease: Duration,
     /// How long sockets stay open after the lease was lost. A minute bridges the restart of a directory node.
@@ -177,6 +183,8 @@ impl Default for Settings {
             advertise_peer: None,
             replica: ReplicaMode::default(),
             policy: Policy::multi(16),
+            tokens: None,
+            origins: None,
             lease: Duration::from_secs(3),
             lease_lost_grace: Duration::from_secs(60),
             taken_slack: Duration::from_secs(9),
@@ -279,7 +287,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only.
+    /// Whether some of its connections may be exclusive: a token may say so of its own.
+    pub(super) fn may_be_exclusive(&self) -> bool {
+        self.is_exclusive() || self.tokens.is_some()
+    }
+
+    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only,
+    /// unless their tokens say otherwise.
     pub(super) fn is_exclusive(&self) -> bool {
         self.policy.claim().is_some()
     }

@@ -154,7 +154,7 @@ pub struct ClientFrame<'a> {
     /// Of `connect`: who it is, where no client authentication is configured.
     #[serde(default)]
     pub user: Option<String>,
-    /// Of `connect`: credentials.
+    /// Of `connect` and `refresh`: credentials.
     #[serde(default)]
     pub token: Option<String>,
     /// Of `connect`: topics to subscribe to.

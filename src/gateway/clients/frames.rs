@@ -4,11 +4,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::credentials::Refresh;
 use super::farewell::Farewell;
 use super::hub::Hub;
 use super::outbox::Announce;
 use super::subscribe::Request;
 use crate::directory::ConnectionId;
+use crate::tokens::Grant;
 use crate::wire::client::{ClientFrame, RawValueEq, ServerFrame};
 use crate::wire::close;
 
@@ -58,8 +60,13 @@ pub(super) fn goodbye(farewell: &Farewell) -> ServerFrame {
 
 /// A refused request or frame.
 pub(super) fn error(re: Option<&RawValue>, code: &str, message: impl Into<String>) -> ServerFrame {
+    refusal(re, code, message, false)
+}
+
+/// As `error`, where trying again later may help.
+pub(super) fn refusal(re: Option<&RawValue>, code: &str, message: impl Into<String>, temporary: bool) -> ServerFrame {
     let re = re.map(|id| Box::new(RawValueEq(id.to_owned())));
-    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary: false }
+    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary }
 }
 
 /// What a text frame of a client that has been introduced asks for.
@@ -69,6 +76,8 @@ pub(super) enum Said {
     Nothing,
     /// Everything up to this number was received.
     Ack(u64),
+    /// A newer token.
+    Refresh(Box<Refresh>),
     /// An answer.
     Answer(Box<ServerFrame>),
     /// Subscriptions are to begin or to end.
@@ -94,7 +103,11 @@ pub(super) fn read(text: &str) -> Said {
             topics: frame.topics.unwrap_or_default(),
             presence: frame.presence,
         }),
-        (kind @ ("send" | "refresh"), _) => refuse("not_implemented", format!("{kind} is not offered by this version")),
+        ("refresh", _) => match frame.token {
+            Some(token) => Said::Refresh(Box::new(Refresh { id: frame.id.map(RawValue::to_owned), token })),
+            None => refuse("bad_request", String::from("a refresh brings a token")),
+        },
+        ("send", _) => refuse("not_implemented", String::from("send is not offered by this version")),
         (kind, _) => {
             let kind: String = kind.chars().take(64).collect();
             refuse("bad_request", format!("there is no frame of type {kind:?}"))
@@ -114,7 +127,9 @@ pub(super) struct Connect {
     pub(super) user: Option<String>,
     pub(super) device: Option<String>,
     pub(super) meta: Option<String>,
-    pub(super) has_token: bool,
+    pub(super) token: Option<String>,
+    /// What the token grants, once it was checked.
+    pub(super) grant: Option<Box<Grant>>,
     /// What it wants to be subscribed to.
     pub(super) topics: Vec<String>,
     /// The frame's own id.
@@ -138,7 +153,8 @@ pub(super) fn read_connect(frame_text: &str) -> Option<Connect> {
         user: frame.user,
         device: frame.device,
         meta,
-        has_token: frame.token.is_some(),
+        token: frame.token,
+        grant: None,
         topics: frame.topics.unwrap_or_default(),
         id: frame.id.map(ToOwned::to_owned),
         refusal,
@@ -161,7 +177,7 @@ mod tests {
     fn requests_that_are_not_offered_are_answered_and_unknown_ones_too() {
         for (frame, code) in [
             (r#"{"type":"send","id":1,"event":"a"}"#, "not_implemented"),
-            (r#"{"type":"refresh","id":"x","token":"t"}"#, "not_implemented"),
+            (r#"{"type":"refresh","id":"x"}"#, "bad_request"),
             (r#"{"type":"what","id":[1]}"#, "bad_request"),
             (r#"{"type":"connect","user":"a"}"#, "bad_request"),
             (r#"{"type":"ack"}"#, "bad_request"),
@@ -173,6 +189,8 @@ mod tests {
         }
         assert_eq!(read(r#"{"type":"pong"}"#), Said::Nothing);
         assert_eq!(read(r#"{"type":"ack","seq":7}"#), Said::Ack(7));
+        let Said::Refresh(refresh) = read(r#"{"type":"refresh","id":"x","token":"t"}"#) else { panic!("no refresh") };
+        assert_eq!((refresh.id.unwrap().get(), refresh.token.as_str()), ("\"x\"", "t"));
         for garbage in ["", "x", "[]", "{}", "{\"type\":1}", "[\"pong\"]", " [\"ack\",null,7]"] {
             assert_eq!(read(garbage), Said::Garbage, "{garbage}");
         }

@@ -9,7 +9,6 @@ use super::farewell::Farewell;
 use super::frames::{self, Connect, Said};
 use super::handle::Who;
 use super::hub::Hub;
-use super::permissions::Permissions;
 use super::rate::Rate;
 use super::socket::End;
 use super::wire::{Frames, Received, Wire};
@@ -52,6 +51,10 @@ where
                 let error = frames::error(request.id.as_ref().map(|id| &*id.0), "bad_request", why);
                 say(hub, wire, &frames::text(&error)).await?;
             }
+            Said::Refresh(refresh) => {
+                let why = "the connection is not introduced yet";
+                say(hub, wire, &frames::text(&frames::error(refresh.id.as_deref(), "bad_request", why))).await?;
+            }
             Said::Nothing | Said::Ack(_) => {}
         }
     }
@@ -66,13 +69,10 @@ where
     wire.write(frames, hub.settings.clients.write_stall).await.map_err(|_| End::Gone(None))
 }
 
-/// What is kept of a client that told who it is. With no client authentication configured it is believed.
+/// What is kept of a client that told who it is, or whose token did.
 pub(super) fn identify(connect: &Connect, remote: Option<Arc<str>>) -> Result<Who, Farewell> {
     let user = connect.user.as_deref().unwrap_or_default();
     let device = connect.device.as_deref().unwrap_or_default();
-    if connect.has_token {
-        return Err(CloseCode::Unauthorized.into());
-    }
     let meta = connect.meta.as_deref().filter(|meta| *meta != "null");
     let meta_fits = meta.is_none_or(|meta| meta.starts_with('{') && meta.len() <= TEXT_BYTES_MAX);
     if !is_name(user) || !is_optional_name(device) || !meta_fits {
@@ -84,6 +84,5 @@ pub(super) fn identify(connect: &Connect, remote: Option<Arc<str>>) -> Result<Wh
         remote,
         meta: meta.map(Arc::from),
         connected_at_ms: clock::wall_ms(),
-        permissions: Permissions::default(),
     })
 }

@@ -22,6 +22,8 @@ use crate::gateway::replica::Replica;
 use crate::gateway::settings::Settings;
 use crate::gateway::table::Table;
 use crate::push::Asks;
+use crate::telemetry;
+use crate::tokens::Verifier;
 use crate::wire::close::CloseCode;
 
 /// What every client socket needs of its gateway. Shared by all of them.
@@ -40,6 +42,8 @@ pub(in crate::gateway) struct Hub {
     /// To other gateways.
     pub(in crate::gateway) asks: Asks,
     pub(in crate::gateway) commands: mpsc::Sender<Command>,
+    /// What checks who clients are; without it they are believed.
+    pub(super) tokens: Option<Verifier>,
     /// Everybody is being sent away; also those whom the table does not know yet.
     pub(in crate::gateway) leaving: CancellationToken,
     lease_waiters: Semaphore,
@@ -56,6 +60,7 @@ impl Hub {
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let clients = &settings.clients;
+        let process = telemetry::process_name("gateway", &settings.id);
         let tick = (clients.heartbeat / 100).clamp(Duration::from_millis(10), Duration::from_millis(250));
         Self {
             common: Arc::new(Common::new(&settings, &lease, meters.clone())),
@@ -64,6 +69,7 @@ impl Hub {
             leaving: CancellationToken::new(),
             presence: Arc::default(),
             asks: Asks::for_questions(&settings.cluster, &format!("gateway {}", settings.id)),
+            tokens: settings.tokens.clone().map(|tokens| Verifier::new(tokens, &process)),
             lease_waiters: Semaphore::new(clients.lease_waiters_max),
             sockets: Mutex::default(),
             settings,
@@ -73,6 +79,14 @@ impl Hub {
             replica,
             commands,
         }
+    }
+
+    /// Keeps the keys that tokens are checked with, until `end`.
+    pub(in crate::gateway) async fn keep_keys(self: Arc<Self>, end: CancellationToken) {
+        if let Some(tokens) = &self.tokens {
+            end.run_until_cancelled(tokens.keep_keys()).await;
+        }
+        end.cancelled().await;
     }
 
     /// Milliseconds since the gateway started.

@@ -3,6 +3,7 @@
 //! One task per socket reads and writes; nothing else touches the socket. Whatever the rest of the gateway wants of a client
 //! goes through its [`Handle`]: bounded, never waiting. One wheel looks after the timers of all sockets.
 
+mod credentials;
 mod farewell;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -11,7 +12,6 @@ mod handle;
 mod hello;
 mod hub;
 mod outbox;
-mod permissions;
 mod rate;
 mod seats;
 mod socket;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::credentials::{self, Refresh};
 use super::farewell::Farewell;
 use super::frames::{self, Connect, Said};
 use super::handle::{Handle, reason_of};
@@ -98,9 +99,19 @@ where
         Some(connect) => Ok(connect),
         None => introduce(hub, wire, rate).await,
     };
-    let introduced = connect.and_then(|connect| {
+    let connect = match connect {
+        Ok(connect) => {
+            credentials::vouch(hub, connect).await.map_err(|refused| credentials::turned_away(hub, &refused))
+        }
+        Err(end) => return (seat, Err(end)),
+    };
+    let introduced = connect.map_err(End::Farewell).and_then(|connect| {
         let who = identify(&connect, remote).map_err(End::Farewell)?;
-        let handle = Arc::new(Handle::new(who, Arc::clone(&hub.common), hub.now_ms()));
+        let handle = Handle::new(who, Arc::clone(&hub.common), hub.now_ms());
+        let handle = Arc::new(match &connect.grant {
+            Some(grant) => handle.granted_by(grant),
+            None => handle,
+        });
         let overloaded = || End::Farewell(CloseCode::Overloaded.into());
         let topics = subscribe::brought(&handle, connect.id, connect.topics);
         hub.register(&handle, topics).then_some((handle, connect.refusal)).ok_or_else(overloaded)
@@ -167,8 +178,14 @@ where
             handle.written(burst.pushes);
             continue;
         };
-        if let Err(end) = hear(hub, handle, &mut rate, received, &mut frames) {
-            return end;
+        match hear(hub, handle, &mut rate, received, &mut frames) {
+            Ok(None) => {}
+            Ok(Some(refresh)) => {
+                // Boxed, because it is rare.
+                let answer = Box::pin(credentials::refresh(hub, handle, *refresh)).await;
+                answer.into_iter().for_each(|answer| frames.text(&frames::text(&answer)));
+            }
+            Err(end) => return end,
         }
         if let Err(end) = write(hub, wire, handle, frames).await {
             return end;
@@ -227,14 +244,14 @@ fn compose(hub: &Hub, handle: &Handle, burst: &mut Burst, frames: &mut Frames) {
     }
 }
 
-/// Takes what the client sent.
+/// Takes what the client sent; a newer token is handed on, because checking it may take a while.
 fn hear(
     hub: &Arc<Hub>,
     handle: &Arc<Handle>,
     rate: &mut Rate,
     received: Received,
     frames: &mut Frames,
-) -> Result<(), End> {
+) -> Result<Option<Box<Refresh>>, End> {
     let limits = &hub.settings.clients;
     let text = match received {
         Received::Closed(code) => return Err(End::Gone(code)),
@@ -256,9 +273,10 @@ fn hear(
                 frames.text(&frames::text(&answer));
             }
         }
+        Said::Refresh(refresh) => return Ok(Some(refresh)),
         Said::Garbage => return Err(End::Farewell(CloseCode::BadProtocol.into())),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The last words, and the close of both sides. Bounded in time.

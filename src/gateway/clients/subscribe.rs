@@ -255,7 +255,7 @@ fn names(topics: Vec<String>) -> Result<Vec<Arc<str>>, Refused> {
 pub(super) const BAD_TOPIC: &str = "a topic is 1 to 128 bytes of text without control characters";
 
 fn allowed(handle: &Handle, topics: Vec<Arc<str>>) -> Result<Vec<Arc<str>>, Refused> {
-    match topics.iter().find(|topic| !handle.who.permissions.may_subscribe(topic)) {
+    match topics.iter().find(|topic| !handle.pass.may_subscribe(topic)) {
         Some(topic) => Err(Refused::new("forbidden", format!("the token does not allow a subscription to {topic:?}"))),
         None => Ok(topics),
     }

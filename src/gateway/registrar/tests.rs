@@ -56,14 +56,7 @@ impl Bench {
     }
 
     async fn register(&self, user: &str) -> Arc<Handle> {
-        let who = Who {
-            user: user.into(),
-            device: "".into(),
-            remote: None,
-            meta: None,
-            connected_at_ms: 0,
-            permissions: Default::default(),
-        };
+        let who = Who { user: user.into(), device: "".into(), remote: None, meta: None, connected_at_ms: 0 };
         let handle = Arc::new(Handle::new(who, Arc::clone(&self.common), 0));
         self.commands.send(Command::Register(Arc::clone(&handle))).await.unwrap();
         handle

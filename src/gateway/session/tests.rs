@@ -179,14 +179,7 @@ async fn the_deadline_counts_from_the_sending_of_the_renewal_however_late_its_an
 /// A client with an open socket.
 fn client(bench: &Bench, epoch: Epoch) -> Arc<Handle> {
     let common = Common::new(&Settings::default(), &bench.lease, Meters::new("test"));
-    let who = Who {
-        user: "a".into(),
-        device: "".into(),
-        remote: None,
-        meta: None,
-        connected_at_ms: 0,
-        permissions: Default::default(),
-    };
+    let who = Who { user: "a".into(), device: "".into(), remote: None, meta: None, connected_at_ms: 0 };
     let handle = Arc::new(Handle::new(who, Arc::new(common), 0));
     handle.number(1);
     handle.expect(epoch);

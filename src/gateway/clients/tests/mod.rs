@@ -5,6 +5,7 @@ mod ownership;
 mod raw;
 mod rfc6455;
 mod size;
+mod tokens;
 mod topics;
 
 use std::net::SocketAddr;
@@ -86,6 +87,7 @@ impl Bench {
         let never = CancellationToken::new;
         tasks.spawn(registrar.run(never()));
         tasks.spawn(look_after(Arc::clone(&hub), never()));
+        tasks.spawn(Arc::clone(&hub).keep_keys(never()));
         tasks.spawn(serve(listener, router(Arc::clone(&hub)), ServeLimits::default(), never()));
         let deliveries = Deliveries::new(table, lease, replica, meters, settings.peers.clone());
         Self { hub, ours, world, deliveries, address, session, epoch: 0, _tasks: tasks }

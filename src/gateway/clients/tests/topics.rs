@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::*;
 use crate::gateway::clients::frames::{self, Said};
-use crate::gateway::clients::permissions::Permissions;
 use crate::gateway::clients::subscribe;
 use crate::gateway::clients::{Handle, Who};
+use crate::tokens::Grant;
 use crate::wire::peer::{Ack, Message, Payload, Pick, Reached, Targets};
 
 impl Bench {
@@ -64,10 +64,12 @@ async fn subscriptions_that_can_not_be_had_are_refused_and_change_nothing() {
     }
     assert_eq!(bench.hub.table.subscriptions().figures(), (0, 0));
 
-    let permissions = Permissions::only(&["room:*"]);
+    let claims = json!({"sub": "carol", "topics": ["mine"], "subscribe": ["room:*"]});
+    let grant = Grant::read(claims.as_object().unwrap().clone(), "sub").unwrap();
     let (user, device) = ("carol".into(), "".into());
-    let who = Who { user, device, remote: None, meta: None, connected_at_ms: 0, permissions };
-    let handle = Arc::new(Handle::new(who, Arc::clone(&bench.hub.common), 0));
+    let who = Who { user, device, remote: None, meta: None, connected_at_ms: 0 };
+    let handle = Arc::new(Handle::new(who, Arc::clone(&bench.hub.common), 0).granted_by(&grant));
+    assert!(handle.pass.may_subscribe("mine"));
     let Said::Topics(request) = frames::read(r#"{"type":"subscribe","topics":["room:7","news"]}"#) else { panic!() };
     let refused = frames::text(&subscribe::take(&bench.hub, &handle, request).unwrap());
     assert!(refused.contains("forbidden") && refused.contains("news"), "{refused}");
