@@ -15,7 +15,7 @@ pub fn boottime() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).expect("a kernel keeps nanoseconds below 10^9"))
 }
 
-/// Wall clock, milliseconds since 1970. Data for people; nothing is decided by it.
+/// Wall clock, milliseconds since 1970. Data for people, and for what they say by it: when a ban or a token ends.
 pub fn wall_ms() -> u64 {
     #[cfg(feature = "simulation")]
     if let Some(world) = crate::simulation::world() {

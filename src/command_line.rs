@@ -38,7 +38,7 @@ enum LogFormatArg {
 enum Verb {
     Dev(DevArgs),
     Directory(DirectoryArgs),
-    Gateway(GatewayArgs),
+    Gateway(Box<GatewayArgs>),
     /// Look at the configuration without running anything
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -73,7 +73,7 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
     let done = match command_line.verb {
         Verb::Dev(args) => roles::dev(args).await,
         Verb::Directory(args) => roles::directory(args).await,
-        Verb::Gateway(args) => roles::gateway(args).await,
+        Verb::Gateway(args) => roles::gateway(*args).await,
         Verb::Config(ConfigVerb::Check(args)) => check(args, &roles, file.as_ref()).await,
         Verb::Client(verb) => return verb.run().await.into(),
     };
@@ -140,7 +140,7 @@ async fn check(args: CheckArgs, of_file: &[String], file: Option<&PathBuf>) -> R
         let (command_line, _) =
             parse(arguments, file).map_err(|_| ConfigError(format!("[{name}] can't be used; see above")))?;
         match command_line.verb {
-            Verb::Dev(args) => args.check()?,
+            Verb::Dev(args) => drop(args.gateways().await?),
             Verb::Directory(args) => elections.push(args.settings().await?.election.1),
             Verb::Gateway(args) => leases.push(args.settings().await?.lease),
             _ => return Err(ConfigError(format!("{name} is no role; there are directory, gateway and dev")).into()),
@@ -180,6 +180,14 @@ mod tests {
         let matches = command.try_get_matches_from(["switchboard", "gateways", "list"]).unwrap();
         let list = matches.subcommand().unwrap().1.subcommand().unwrap().1;
         assert_eq!(list.get_many::<String>("api").unwrap().collect::<Vec<_>>(), ["http://a", "http://b"]);
+    }
+
+    #[test]
+    fn help_does_not_show_a_secret_of_the_file() {
+        let (mut command, _) =
+            apply("[gateway]\nclient_token_hmac_secret_key = 'hush, this is long enough to be one'").unwrap();
+        let help = command.find_subcommand_mut("gateway").unwrap().render_long_help().to_string();
+        assert!(help.contains("--client-token-hmac-secret-key") && !help.contains("hush"), "{help}");
     }
 
     #[test]

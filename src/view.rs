@@ -78,6 +78,9 @@ pub trait View: Send + Sync + 'static {
     /// Live sessions ordered by epoch, with the number of their live connections.
     fn sessions(&self) -> At<Vec<(Epoch, Arc<Session>, u64)>>;
 
+    /// The live sessions that have subscribers of a topic, ordered by epoch. Every process has them in memory.
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>>;
+
     /// Counts of what lives.
     fn counts(&self) -> At<Counts>;
 

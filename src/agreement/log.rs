@@ -116,6 +116,12 @@ impl Log {
         live.map(|live| (live.id, Connection::clone(&live.connection))).collect()
     }
 
+    /// The sessions that have subscribers of a topic at a revision.
+    pub(super) fn subscribed(&self, topic: &str, revision: Revision) -> Vec<u64> {
+        let (_, state) = self.states.range(..=revision).next_back().unwrap();
+        state.sessions_of(topic)
+    }
+
     pub(super) fn user(&mut self) -> &'static str {
         USERS[self.rng.usize(0..USERS.len())]
     }

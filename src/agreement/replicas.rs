@@ -125,6 +125,10 @@ impl ReplicaRun {
     fn check(&self, log: &Log) {
         let Some(revision) = self.replica.revision() else { return };
         let mut held = 0;
+        for topic in USERS {
+            let shown = self.replica.subscribed(topic);
+            assert_eq!(shown.value, log.subscribed(topic, shown.revision), "topic {topic} at {revision}");
+        }
         for user in USERS {
             // A look is a use, and who was used last would stay: so not everybody is looked at.
             if self.users_max.is_some() && user.len() + revision as usize % 4 == 5 {

@@ -3,17 +3,18 @@
 use std::future::{Future, ready};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::directory::{Directory, Revision};
+use crate::directory::{Directory, Epoch, Revision, Session, Topic};
 use crate::push::{Order, PushRefused, Pushed};
 use crate::view::{At, View};
-use crate::wire::http::{Info, SnapshotTaken, StateHash, TopicCount};
-use crate::wire::peer::{Answer, Failure, RequestBody};
+use crate::wire::http::{Info, SnapshotTaken, StateHash};
+use crate::wire::peer::{Answer, Failure, GatewayAnswer, GatewayAsk, RequestBody};
 
 /// What the HTTP surface needs. Implemented by directory nodes and gateways.
 pub trait Backend: Send + Sync + 'static {
@@ -74,8 +75,18 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// The topics that most are subscribed to. Only a directory node knows them.
-    fn topics(&self, _ask: TopicsAsk) -> impl Future<Output = Result<At<Vec<TopicCount>>, StateRefused>> + Send {
+    /// Asks a gateway about its own connections. `None` when it can't be reached or gives no answer in time; it may have done what
+    /// it was asked for.
+    fn ask_gateway(
+        &self,
+        epoch: Epoch,
+        session: &Session,
+        ask: GatewayAsk,
+        within: Duration,
+    ) -> impl Future<Output = Option<GatewayAnswer>> + Send;
+
+    /// The topics that most gateways have subscribers of. Only a directory node knows them all.
+    fn topics(&self, _ask: TopicsAsk) -> impl Future<Output = Result<At<Vec<Topic>>, StateRefused>> + Send {
         ready(Err(StateRefused::NotHere))
     }
 
@@ -113,6 +124,8 @@ pub struct TopicsAsk {
     pub prefix: String,
     /// So many at most.
     pub limit: usize,
+    /// And these, where they are known.
+    pub also: Vec<Arc<str>>,
 }
 
 /// A backup on its way out.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
@@ -10,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::read::Freshness;
 use super::request::{self, Query, Segment};
-use super::{Api, ApiLimits, Backend, Error};
+use super::{Api, ApiLimits, Backend, Error, topics};
 use crate::clock;
 use crate::directory::{ConnectionId, Epoch, Revision};
 use crate::view::{At, Found, Stale, View};
@@ -36,17 +37,42 @@ pub(super) async fn get<B: Backend>(
     Ok(shows.json(StatusCode::OK, &body_with_user(&found)))
 }
 
-/// `GET /v1/connections?user=&gateway=&device=&limit=&cursor=`
+/// `GET /v1/connections?user=&gateway=&device=&topic=&limit=&cursor=`
 pub(super) async fn list<B: Backend>(State(api): State<Api<B>>, query: Query, uri: Uri) -> Result<Response, Error> {
     let (fresh, view) = (Freshness::from_query(&query, &api.limits)?, api.backend.view());
     let wanted = Wanted::from_query(&query, &api.limits)?;
+    if let Some(topic) = query.text("topic") {
+        return of_topic(&api, &fresh, &wanted, &request::topic(topic)?).await;
+    }
     if !view.holds_all() {
         return api.pass_on(&uri, &fresh).await;
     }
     let (page, revision, shows) = fresh.read_found(view, wanted.page(view, api.limits.page_scan_max)).await?;
     let connections = page.found.iter().map(body_with_user).collect();
     let next_cursor = page.next.map(|next| next.to_string());
-    Ok(shows.json(StatusCode::OK, &ConnectionList { connections, next_cursor, revision }))
+    Ok(shows.json(StatusCode::OK, &ConnectionList { connections, next_cursor, unknown: Vec::new(), revision }))
+}
+
+/// The connections that are subscribed to a topic, as far as their gateways can be asked. Filters are applied to a page of them, so
+/// that one may be short.
+async fn of_topic<B: Backend>(
+    api: &Api<B>,
+    fresh: &Freshness,
+    wanted: &Wanted,
+    topic: &Arc<str>,
+) -> Result<Response, Error> {
+    let view = api.backend.view();
+    let (gateways, revision, shows) = fresh.read(view, |view| view.subscribed(topic)).await?;
+    let page = topics::page(api, &gateways, topic, wanted.after, wanted.limit).await;
+    let mut connections = Vec::with_capacity(page.members.len());
+    for member in page.members {
+        // Who has left since is none any more.
+        let found = view.connection(member.id).await?.value;
+        connections.extend(found.filter(|found| wanted.matches(found)).map(|found| body_with_user(&found)));
+    }
+    let next_cursor = page.next.map(|next| Cursor(next).to_string());
+    let list = ConnectionList { connections, next_cursor, unknown: page.unknown, revision };
+    Ok(shows.json(StatusCode::OK, &list))
 }
 
 /// A connection, where the surrounding body names the user.
@@ -93,9 +119,6 @@ struct Page {
 
 impl Wanted {
     fn from_query(query: &Query, limits: &ApiLimits) -> Result<Self, Error> {
-        if query.text("topic").is_some() {
-            return Err(Error::not_offered("topic: a list by topic"));
-        }
         Ok(Self {
             user: query.text("user").map(|user| request::user(user.to_owned())).transpose()?,
             gateway: query.text("gateway").map(str::to_owned),
@@ -178,7 +201,7 @@ impl Wanted {
 
 /// Where the next page begins: after this connection. Opaque to callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cursor(ConnectionId);
+pub(super) struct Cursor(pub(super) ConnectionId);
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -156,6 +156,8 @@ impl From<PushRefused> for Error {
             PushRefused::Offline { as_of } => Self::offline(message, as_of),
             PushRefused::Fenced { epoch } => Self::new(ErrorCode::Fenced, message).with("epoch", epoch),
             PushRefused::Unavailable(_) => Self::new(ErrorCode::Unavailable, message).applied(Applied::No),
+            PushRefused::Unreached { .. } => Self::new(ErrorCode::Unavailable, message).applied(Applied::No),
+            PushRefused::Busy { .. } => Self::new(ErrorCode::RateLimited, message).applied(Applied::No),
             PushRefused::Timeout => Self::new(ErrorCode::Timeout, message).applied(Applied::Unknown),
         }
     }

@@ -11,11 +11,7 @@ fn not_offered<B: Backend>(what: &'static str) -> MethodRouter<Api<B>> {
 
 /// Routes of their own.
 pub(super) fn routes<B: Backend>() -> Router<Api<B>> {
-    const ROUTES: [(&str, &str); 11] = [
-        ("/v1/topics/{topic}/push", "A push to a topic"),
-        ("/v1/broadcast", "A push to everybody"),
-        ("/v1/users/{user}/subscribe", "Subscribing users to topics"),
-        ("/v1/users/{user}/unsubscribe", "Subscribing users to topics"),
+    const ROUTES: [(&str, &str); 7] = [
         ("/v1/webhooks", "Webhooks"),
         ("/v1/webhooks/{id}", "Webhooks"),
         ("/v1/cluster/members/{id}/demote", "Making a voter a learner"),

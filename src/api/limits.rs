@@ -42,6 +42,8 @@ pub struct ApiLimits {
     pub timeout_max: Duration,
     /// Wait for the outcome of a push, unless the caller told one.
     pub push_timeout: Duration,
+    /// Wait for the answer of a gateway about its own connections: it looks at what it has in memory.
+    pub gateway_timeout: Duration,
     /// Wait for connections that were asked to be closed, unless the caller told one. Their gateways need milliseconds; one
     /// that needs longer than this may be gone, and then the lease decides.
     pub disconnect_timeout: Duration,
@@ -67,6 +69,7 @@ impl Default for ApiLimits {
             read_timeout: Duration::from_secs(5),
             timeout_max: Duration::from_secs(60),
             push_timeout: Duration::from_secs(2),
+            gateway_timeout: Duration::from_secs(1),
             disconnect_timeout: Duration::from_secs(2),
         }
     }

@@ -25,7 +25,7 @@ use crate::view::View;
 use crate::wire::http::{
     PushAnswer, PushBatch, PushBatchAnswer, PushBody, PushItem, PushOutcome, PushResult, PushTarget,
 };
-use crate::wire::peer::{KEYED_PREFIX, Message, Payload, TargetStatus};
+use crate::wire::peer::{Ack, KEYED_PREFIX, Message, Payload, TargetStatus};
 
 /// Bytes of an `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 128;
@@ -67,6 +67,41 @@ pub(super) async fn to_connection<B: Backend>(
     push(&api, Order { if_match, ..order }).await
 }
 
+/// `POST /v1/topics/{topic}/push`
+pub(super) async fn to_topic<B: Backend>(
+    State(api): State<Api<B>>,
+    topic: Segment,
+    query: Query,
+    request: Request,
+) -> Result<Response, Error> {
+    let topic = request::topic(topic.text())?;
+    to_many(api, Target::Topic(Arc::clone(&topic)), &["topic", &topic], query, request).await
+}
+
+/// `POST /v1/broadcast`
+pub(super) async fn to_all<B: Backend>(
+    State(api): State<Api<B>>,
+    query: Query,
+    request: Request,
+) -> Result<Response, Error> {
+    to_many(api, Target::All, &["all"], query, request).await
+}
+
+async fn to_many<B: Backend>(
+    api: Api<B>,
+    target: Target,
+    named: &[&str],
+    query: Query,
+    request: Request,
+) -> Result<Response, Error> {
+    let fresh = Freshness::of_push(&query, &api.limits)?;
+    let id = message_id(request.headers(), named)?;
+    let body: PushBody = request::json(request, api.limits.push_bytes_max, &api.limits).await?;
+    let order = order(target, body, id, &api.limits)?;
+    fresh.freshen(api.backend.view()).await?;
+    push(&api, order).await
+}
+
 /// `POST /v1/push:batch`
 pub(super) async fn batch<B: Backend>(
     State(api): State<Api<B>>,
@@ -86,14 +121,14 @@ pub(super) async fn batch<B: Backend>(
         results.push(order.map(|order| orders.push(order)));
     }
     fresh.freshen(api.backend.view()).await?;
-    let ids: Vec<_> = orders.iter().map(|order| Arc::clone(&order.message.id)).collect();
+    let ids: Vec<_> = orders.iter().map(|order| (Arc::clone(&order.message.id), is_accepted(order))).collect();
     let longest = orders.iter().map(|order| order.message.timeout_ms).max().unwrap_or(0);
     let within = Duration::from_millis(longest.into()) + RESOLVE;
     let pushed = if orders.is_empty() { Vec::new() } else { within_or_timeout(within, &api, orders).await };
     let mut pushed = ids.into_iter().zip(pushed);
     let result = |sent: Result<(), Error>| {
-        let (id, pushed) = sent.map(|()| pushed.next().expect("every order has an answer"))?;
-        Ok::<_, Error>(answer(&id, pushed?))
+        let ((id, accepted), pushed) = sent.map(|()| pushed.next().expect("every order has an answer"))?;
+        Ok::<_, Error>(answer(&id, pushed?, accepted))
     };
     let results = results
         .into_iter()
@@ -125,21 +160,30 @@ async fn push<B: Backend>(api: &Api<B>, order: Order) -> Result<Response, Error>
     let route = match order.target {
         Target::User(_) => "user",
         Target::Connection(_) => "connection",
+        Target::Topic(_) => "topic",
+        Target::All => "all",
     };
-    let (began, id) = (Instant::now(), Arc::clone(&order.message.id));
+    let (began, id, accepted) = (Instant::now(), Arc::clone(&order.message.id), is_accepted(&order));
     let within = Duration::from_millis(order.message.timeout_ms.into()) + RESOLVE;
     let pushed = timeout(within, api.backend.push(order)).await.unwrap_or(Err(PushRefused::Timeout));
     telemetry::push_took(&api.process, route, began.elapsed());
     telemetry::push_request(&api.process, route, outcome_label(&pushed));
-    let answer = answer(&id, pushed?);
-    Ok(Shows::revision(answer.revision).json(StatusCode::OK, &answer))
+    let answer = answer(&id, pushed?, accepted);
+    let status = if answer.outcome == PushOutcome::Accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(Shows::revision(answer.revision).json(status, &answer))
+}
+
+/// Whether nobody is waited for, of many.
+fn is_accepted(order: &Order) -> bool {
+    order.target.is_many() && order.message.ack == Ack::None
 }
 
 /// Targets reached, targets not reached, and both in one word.
-fn outcome(pushed: &Pushed) -> (usize, usize, PushOutcome) {
+fn outcome(pushed: &Pushed) -> (u64, u64, PushOutcome) {
     let reached = |status| matches!(status, TargetStatus::Acked | TargetStatus::Written);
-    let delivered = pushed.results.iter().filter(|result| reached(result.status)).count();
-    let failed = pushed.results.len() - delivered;
+    let listed = pushed.results.iter().filter(|result| reached(result.status)).count();
+    let of_listed = (listed as u64, (pushed.results.len() - listed) as u64);
+    let (delivered, failed) = pushed.spread.as_ref().map_or(of_listed, |spread| (spread.delivered, spread.failed));
     // Where the caller excepted every target there was nothing to do, and nothing failed.
     let outcome = match (delivered, failed) {
         (_, 0) => PushOutcome::Delivered,
@@ -159,13 +203,17 @@ fn outcome_label(pushed: &Result<Pushed, PushRefused>) -> &'static str {
         },
         Err(PushRefused::Offline { .. }) => "offline",
         Err(PushRefused::Fenced { .. }) => "fenced",
-        Err(PushRefused::Unavailable(_)) => "unavailable",
+        Err(PushRefused::Unavailable(_) | PushRefused::Unreached { .. }) => "unavailable",
+        Err(PushRefused::Busy { .. }) => "rate_limited",
         Err(PushRefused::Timeout) => "timeout",
     }
 }
 
-fn answer(id: &str, pushed: Pushed) -> PushAnswer {
+/// Of a push that nobody waits for the outcome is that it is taken, unless nobody took it.
+fn answer(id: &str, pushed: Pushed, accepted: bool) -> PushAnswer {
     let (delivered, failed, outcome) = outcome(&pushed);
+    let outcome = if accepted && outcome != PushOutcome::Failed { PushOutcome::Accepted } else { outcome };
+    let unanswered = pushed.spread.map(|spread| spread.unanswered).unwrap_or_default();
     let target = |result: crate::push::TargetResult| PushTarget {
         connection: result.id.to_string(),
         gateway: result.gateway.to_string(),
@@ -175,10 +223,11 @@ fn answer(id: &str, pushed: Pushed) -> PushAnswer {
     PushAnswer {
         id: id.to_owned(),
         outcome,
-        delivered: delivered as u64,
-        failed: failed as u64,
+        delivered,
+        failed,
         revision: pushed.revision,
         results: pushed.results.into_iter().map(target).collect(),
+        unanswered: unanswered.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -189,7 +238,7 @@ fn item_order<B: Backend>(item: PushItem, id: Arc<str>, api: &Api<B>) -> Result<
             Some(connection) => Target::Connection(connection),
             None => return Err(no_such_connection(&text, api.backend.view())),
         },
-        (None, None, Some(_)) => return Err(Error::not_offered("A push to a topic")),
+        (None, None, Some(topic)) => Target::Topic(request::topic(&topic)?),
         _ => return Err(Error::bad_request("an item names exactly one of user, connection and topic")),
     };
     let data_bytes =
@@ -216,9 +265,13 @@ fn order(target: Target, body: PushBody, id: Arc<str>, limits: &ApiLimits) -> Re
     if body.ttl_ms != 0 {
         return Err(Error::not_offered("ttl_ms: keeping a push for later"));
     }
-    if body.rate_per_s != 0 {
-        return Err(Error::not_offered("rate_per_s: spreading a push"));
+    if body.rate_per_s != 0 && !(target.is_many() && body.ack == Ack::None) {
+        let why =
+            "rate_per_s: only of a push to a topic or to all with ack none, which is answered before it is written";
+        return Err(Error::bad_request(why));
     }
+    let rate_per_s =
+        u32::try_from(body.rate_per_s).map_err(|_| Error::bad_request("rate_per_s: at most 4294967295"))?;
     let timeout_max = limits.timeout_max.as_millis();
     let timeout_ms = body.timeout_ms.map_or(limits.push_timeout.as_millis(), u128::from);
     if timeout_ms == 0 || timeout_ms > timeout_max {
@@ -227,9 +280,13 @@ fn order(target: Target, body: PushBody, id: Arc<str>, limits: &ApiLimits) -> Re
     if body.event.as_ref().is_some_and(|event| !is_optional_name(event)) {
         return Err(Error::bad_request("event: at most 128 bytes of text without control characters"));
     }
+    let topic = match &target {
+        Target::Topic(topic) => Some(Arc::clone(topic)),
+        Target::User(_) | Target::Connection(_) | Target::All => None,
+    };
     let message = Message {
         id,
-        topic: None,
+        topic,
         event: body.event.map(Arc::from),
         data: payload(body.data, body.data_b64)?,
         ack: body.ack,
@@ -240,6 +297,7 @@ fn order(target: Target, body: PushBody, id: Arc<str>, limits: &ApiLimits) -> Re
         message: Arc::new(message),
         devices: request::devices(body.devices)?,
         except: request::connections("except", &body.except)?,
+        rate_per_s,
         if_match: None,
     })
 }

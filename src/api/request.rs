@@ -65,6 +65,15 @@ impl Segment {
     }
 }
 
+/// A topic, if it is one.
+pub(super) fn topic(text: &str) -> Result<Arc<str>, Error> {
+    if is_name(text) {
+        Ok(text.into())
+    } else {
+        Err(Error::bad_request("topic: 1 to 128 bytes of text without control characters"))
+    }
+}
+
 /// A user's name, if it is one.
 pub(super) fn user(text: String) -> Result<String, Error> {
     if is_name(&text) {

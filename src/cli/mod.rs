@@ -22,6 +22,7 @@ mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
+mod token;
 mod topics;
 mod watch;
 mod whereis;
@@ -41,6 +42,7 @@ pub use options::{ApiOptions, Output};
 pub use push::{AckArg, MessageArgs, PushArgs, PushTarget};
 pub use snapshot::{SnapshotArgs, SnapshotVerb};
 pub use status::StatusArgs;
+pub use token::{MintArgs, SecretArgs, TokenArgs, TokenVerb, VerifyArgs};
 pub use topics::TopicsArgs;
 pub use watch::WatchArgs;
 pub use whereis::WhereisArgs;
@@ -70,6 +72,8 @@ pub enum ClientVerb {
     Bans(BansArgs),
     /// Print changes as they happen, until interrupted
     Watch(WatchArgs),
+    /// Make and check the tokens by which clients show who they are
+    Token(TokenArgs),
     /// Back up the state, look into backups, and make new clusters of them
     Snapshot(SnapshotArgs),
     /// Check that the nodes of a cluster agree and are sound, or that a data directory is
@@ -93,6 +97,7 @@ impl ClientVerb {
             Self::Kick(args) => kick::run(&args).await,
             Self::Bans(args) => bans::run(&args).await,
             Self::Watch(args) => watch::run(&args).await,
+            Self::Token(args) => token::run(&args).await,
             Self::Snapshot(args) => snapshot::run(&args).await,
             Self::Check(args) => check::run(&args).await,
             Self::ForceNewCluster(args) => force_new_cluster::run(&args).await,

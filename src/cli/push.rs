@@ -40,6 +40,34 @@ pub enum PushTarget {
         #[command(flatten)]
         message: MessageArgs,
     },
+    /// Every connection that is subscribed to a topic
+    Topic {
+        /// The topic
+        topic: String,
+        /// How fast.
+        #[command(flatten)]
+        pace: PaceArgs,
+        /// What, and how.
+        #[command(flatten)]
+        message: MessageArgs,
+    },
+    /// Every connection of the cluster
+    All {
+        /// How fast.
+        #[command(flatten)]
+        pace: PaceArgs,
+        /// What, and how.
+        #[command(flatten)]
+        message: MessageArgs,
+    },
+}
+
+/// How fast to push to many.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct PaceArgs {
+    /// To so many connections a second, with `--ack none`; 0: as fast as it goes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub rate: u32,
 }
 
 /// What to push, and how.
@@ -82,12 +110,20 @@ pub enum AckArg {
 
 /// Pushes; fails unless some target was reached.
 pub(super) async fn run(args: &PushArgs) -> Result<(), Failed> {
-    let (what, path, message) = match &args.target {
-        PushTarget::User { user, message } => (user, format!("/v1/users/{}/push", encoded(user)), message),
-        PushTarget::Connection { id, message } => (id, format!("/v1/connections/{}/push", encoded(id)), message),
+    let unpaced = PaceArgs::default();
+    let (what, path, pace, message) = match &args.target {
+        PushTarget::User { user, message } => (&**user, format!("/v1/users/{}/push", encoded(user)), unpaced, message),
+        PushTarget::Connection { id, message } => {
+            (&**id, format!("/v1/connections/{}/push", encoded(id)), unpaced, message)
+        }
+        PushTarget::Topic { topic, pace, message } => {
+            (&**topic, format!("/v1/topics/{}/push", encoded(topic)), *pace, message)
+        }
+        PushTarget::All { pace, message } => ("everybody", String::from("/v1/broadcast"), *pace, message),
     };
     let what = format!("push to {what}");
-    let body = serde_json::to_vec(&body(message)?).expect("a push has a JSON form");
+    let body = PushBody { rate_per_s: pace.rate.into(), ..body(message)? };
+    let body = serde_json::to_vec(&body).expect("a push has a JSON form");
     let key = message.idempotency_key.as_deref().map(HeaderValue::try_from).transpose();
     let key = key.map_err(|_| Failed::new(Exit::Usage, "--idempotency-key: a key is one line of text"))?;
     let key = key.map(|key| (HeaderName::from_static("idempotency-key"), key));
@@ -146,7 +182,11 @@ fn show(pushed: &PushAnswer) -> Result<(), Failed> {
         PushOutcome::Failed => "failed",
         PushOutcome::Accepted => "accepted",
     };
-    print::line(format!("{}   {outcome}   revision {}", pushed.id, pushed.revision).as_bytes())?;
+    let PushAnswer { id, delivered, failed, revision, .. } = pushed;
+    print::line(format!("{id}   {outcome}: {delivered} reached, {failed} not   revision {revision}").as_bytes())?;
+    for gateway in &pushed.unanswered {
+        print::line(format!("gateway {gateway} gave no answer; who is there may not have got it").as_bytes())?;
+    }
     let mut table = print::table(&["connection", "gateway", "status"]);
     for target in &pushed.results {
         let status = serde_json::to_value(target.status).expect("a status has a JSON form");

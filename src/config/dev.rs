@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 
 use super::ConfigError;
 use super::policy::PolicyArgs;
+use super::tokens::TokenArgs;
 use super::units::duration;
-use crate::gateway::Policy;
+use crate::gateway::{Policy, Settings};
 use crate::lease;
 
 /// Most nodes or gateways of a development cluster: the fixed ports have one digit for them.
@@ -37,6 +38,10 @@ pub struct DevArgs {
     #[command(flatten)]
     pub policy: PolicyArgs,
 
+    /// How clients show who they are.
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+
     /// fixed: directory node i at 710i and 720i, gateway i at 800i, 810i and 820i; auto: any free ports
     #[arg(long, value_enum, env = "SWITCHBOARD_PORTS", default_value_t)]
     pub ports: Ports,
@@ -53,11 +58,21 @@ pub enum Ports {
 }
 
 impl DevArgs {
+    /// Checks the settings, and gives what all gateways have in common.
+    ///
+    /// # Errors
+    /// The first one that makes no sense.
+    pub async fn gateways(&self) -> Result<Settings, ConfigError> {
+        self.check()?;
+        let (tokens, origins) = (self.tokens.settings().await?, self.tokens.origins()?);
+        Ok(Settings { lease: self.lease, policy: self.policy.policy(), tokens, origins, ..Settings::default() })
+    }
+
     /// Checks the settings, also against each other.
     ///
     /// # Errors
     /// The first one that makes no sense.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         let refuse = |why: &str| Err(ConfigError(why.to_owned()));
         if !(1..=MEMBERS_MAX).contains(&self.directories) {
             return refuse("--directories is 1 to 9; 3 survive the loss of one");
@@ -94,6 +109,17 @@ mod tests {
     fn policy(flags: &[&str]) -> Result<Policy, String> {
         let args = Line::try_parse_from(["dev"].iter().chain(flags)).map_err(|error| error.to_string())?.args;
         args.check().map(|()| args.policy.policy()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn its_gateways_take_tokens_if_it_is_asked_to() {
+        let gateways = async |flags: &[&str]| {
+            Line::try_parse_from(["dev"].iter().chain(flags)).unwrap().args.gateways().await.unwrap()
+        };
+        assert!(gateways(&[]).await.tokens.is_none());
+        let secret = "0123456789abcdef0123456789abcdef";
+        let given = gateways(&["--client-token-hmac-secret-key", secret, "--client-allowed-origins", "*"]).await;
+        assert!(given.tokens.is_some() && given.origins.is_some());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::policy::PolicyArgs;
+use super::tokens::TokenArgs;
 use super::units::duration;
-use super::{CLUSTER, ConfigError, check_advertised, check_loopback};
+use super::{CLIENTS, CLUSTER, ConfigError, check_advertised, check_loopback};
 use crate::gateway::{ClientLimits, ReplicaMode, Settings};
 use crate::lease;
 
@@ -62,6 +63,10 @@ pub struct GatewayArgs {
     #[command(flatten)]
     pub policy: PolicyArgs,
 
+    /// How clients show who they are.
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+
     /// How often clients are pinged
     #[arg(long, value_name = "TIME", env = "SWITCHBOARD_PING", default_value = "25s", value_parser = duration)]
     pub ping: Duration,
@@ -98,10 +103,12 @@ impl GatewayArgs {
                 "--ping and --pong-timeout are at least 1s: a slow network needs as much",
             )));
         }
+        let tokens = self.tokens.settings().await?;
         let listeners = [
             ("listen-api", &*self.listen_api),
             ("listen-peer", &*self.listen_peer),
-            ("listen-clients", &*self.listen_clients),
+            // Who has to show a token may come from anywhere.
+            (CLIENTS, if tokens.is_some() { "" } else { &*self.listen_clients }),
         ];
         check_loopback(self.insecure, listeners).await?;
         check_advertised([
@@ -120,6 +127,8 @@ impl GatewayArgs {
             advertise_peer: self.advertise_peer,
             replica: self.replica,
             policy: self.policy.policy(),
+            tokens,
+            origins: self.tokens.origins()?,
             lease: self.lease,
             lease_lost_grace: self.lease_lost_grace,
             drain: self.drain,
@@ -148,9 +157,22 @@ mod tests {
         let needed = ["gateway", "--id", "gw-1", "--directory", "d:1"];
         let listeners =
             ["--listen-clients", "127.0.0.1:0", "--listen-api", "127.0.0.1:0", "--listen-peer", "127.0.0.1:0"];
-        let line = needed.iter().chain(&listeners).chain(flags);
+        // What is given twice counts as it is given last.
+        let listeners = listeners.chunks(2).filter(|pair| !flags.contains(&pair[0])).flatten();
+        let line = needed.iter().chain(listeners).chain(flags);
         let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
         line.args.settings().await.map(|settings| settings.policy).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn clients_who_show_tokens_may_come_from_anywhere_and_services_may_not() {
+        let anywhere = ["--listen-clients", "0.0.0.0:0"];
+        let secret = ["--client-token-hmac-secret-key", "0123456789abcdef0123456789abcdef"];
+        let refused = policy(&anywhere).await.unwrap_err();
+        assert!(refused.contains("--listen-clients") && refused.contains("--client-token-"), "{refused}");
+        assert!(policy(&[anywhere, secret].concat()).await.is_ok());
+        let refused = policy(&[["--listen-api", "0.0.0.0:0"], secret].concat()).await.unwrap_err();
+        assert!(refused.contains("--listen-api") && !refused.contains("--client-token-"), "{refused}");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod file;
 pub(crate) mod fuzz;
 mod gateway;
 mod policy;
+mod tokens;
 mod units;
 
 pub use dev::{DevArgs, Ports};
@@ -17,6 +18,7 @@ pub use directory::DirectoryArgs;
 pub use file::{FileError, apply_file};
 pub use gateway::GatewayArgs;
 pub use policy::PolicyArgs;
+pub use tokens::TokenArgs;
 
 use std::time::Duration;
 
@@ -26,6 +28,9 @@ use crate::{lease, net};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
+
+/// The listener that needs no more than clients with tokens.
+const CLIENTS: &str = "listen-clients";
 
 /// Name of the cluster where none is given.
 const CLUSTER: &str = "switchboard";
@@ -65,9 +70,10 @@ async fn check_loopback(insecure: bool, listeners: [(&str, &str); 3]) -> Result<
         match net::is_loopback(address).await {
             Ok(true) => {}
             Ok(false) => {
+                let instead = if flag == CLIENTS { "; --client-token-… has clients show tokens instead" } else { "" };
                 return Err(ConfigError(format!(
                     "--{flag} {address} can be reached from other machines, and no credentials are configured: anyone could \
-                     register and push; listen on a loopback address, or accept that with --insecure"
+                     register and push; listen on a loopback address, or accept that with --insecure{instead}"
                 )));
             }
             Err(error) => return Err(ConfigError(format!("--{flag} {address} is no address: {error}"))),

@@ -16,8 +16,10 @@ use serde::de::DeserializeOwned;
 
 use crate::command_line::CommandLine;
 use crate::directory::Directory;
-use crate::wire::peer::{Deliver, Delivered, Hello, HelloAnswer, Request, Response, Stamp, WatchFrame};
-use crate::{api, config, gateway, node};
+use crate::wire::peer::{
+    Deliver, Delivered, GatewayRequest, GatewayResponse, Hello, HelloAnswer, Request, Response, Stamp, WatchFrame,
+};
+use crate::{api, config, gateway, node, tokens};
 
 use commands::populated;
 
@@ -28,10 +30,11 @@ pub use streams::peer_streams;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("client_frames", client_frames),
     ("client_sockets", client_sockets),
     ("client_upgrades", client_upgrades),
+    ("client_tokens", client_tokens),
     ("peer_messages", peer_messages),
     ("peer_streams", peer_streams),
     ("log_entries", log_entries),
@@ -57,10 +60,15 @@ pub fn client_upgrades(data: &[u8]) {
     gateway::fuzz::upgrades(data);
 }
 
+/// Tokens of clients, what stands in them, and the keys that they are checked with.
+pub fn client_tokens(data: &[u8]) {
+    tokens::fuzz::tokens(data);
+}
+
 /// Messages between processes of the cluster: the first byte says for which kind they are taken.
 pub fn peer_messages(data: &[u8]) {
     let Some((kind, messages)) = data.split_first() else { return };
-    match kind % 8 {
+    match kind % 10 {
         0 => read_back::<Hello>(messages),
         1 => read_back::<HelloAnswer>(messages),
         2 => read_back::<Request>(messages),
@@ -68,7 +76,9 @@ pub fn peer_messages(data: &[u8]) {
         4 => read_back::<WatchFrame>(messages),
         5 => read_back::<Stamp>(messages),
         6 => read_back::<Deliver>(messages),
-        _ => read_back::<Delivered>(messages),
+        7 => read_back::<Delivered>(messages),
+        8 => read_back::<GatewayRequest>(messages),
+        _ => read_back::<GatewayResponse>(messages),
     }
 }
 

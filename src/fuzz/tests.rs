@@ -9,10 +9,20 @@ use crate::node::fixture;
 mod smoke;
 
 /// The kinds of messages, in the order of `peer_messages`.
-const MESSAGES: [&str; 8] =
-    ["hello-2", "hello-answer-2", "request-2", "response-2", "watch-2", "stamp-2", "deliver-2", "delivered-2"];
+const MESSAGES: [&str; 10] = [
+    "hello-3",
+    "hello-answer-3",
+    "request-3",
+    "response-3",
+    "watch-3",
+    "stamp-3",
+    "deliver-3",
+    "delivered-3",
+    "gateway-request-3",
+    "gateway-response-3",
+];
 
-const FRAMES: [&str; 9] = [
+const FRAMES: [&str; 10] = [
     r#"{"type":"pong"}"#,
     r#"{"type":"ack","seq":7}"#,
     r#"{"type":"ack"}"#,
@@ -22,6 +32,7 @@ const FRAMES: [&str; 9] = [
     r#"{"type":"subscribe","id":"\u00e9","topics":["a"]}"#,
     r#"{"type":"send","to":"bob","data":[1,2.5e-7,"\ud83d\ude00"]}"#,
     r#"{"type":"what","id":[1]}"#,
+    r#"{"type":"refresh","id":3,"token":"a.b.c"}"#,
 ];
 
 const UPGRADES: [&str; 4] = [
@@ -30,6 +41,16 @@ const UPGRADES: [&str; 4] = [
     "/ws?user=%C3%A9%20%2B&topics=a,b&resume=t&seq=4\nconnection: upgrade\nupgrade: websocket",
     "/ws?token=abc\nAuthorization: Bearer abc",
     "http://gw/ws?user=%00",
+];
+
+/// A token, claims, and key sets.
+const TOKENS: [&str; 6] = [
+    "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
+    "{\"sub\":\"ada\",\"exp\":1900000060.5,\"nbf\":1,\"device\":\"web\",\"meta\":{\"a\":[1]},\"topics\":[\"a\"],\"subscribe\":\"room:*\"}",
+    "{\"sub\":7,\"policy\":\"newest_wins\",\"per\":\"device\",\"handover\":\"immediate\",\"max\":3,\"aud\":[\"x\"],\"iss\":\"y\"}",
+    "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"a\",\"alg\":\"EdDSA\",\"x\":\"iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w\"},{\"kty\":\"RSA\",\"use\":\"sig\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}",
+    "{\"keys\":[{\"kty\":\"oct\",\"k\":\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY\"},{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AA\",\"y\":\"AA\"}]}",
 ];
 
 const TEXTS: [&str; 16] = [
@@ -134,7 +155,7 @@ fn sockets() -> Vec<Vec<u8>> {
 
 /// Frames as they are on a stream, behind the number of pieces and their sizes.
 fn streams() -> Vec<Vec<u8>> {
-    let requests = golden("request-2");
+    let requests = golden("request-3");
     let frame = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let stream = [frame(&requests[..40]), frame(&[]), frame(&requests[40..]), frame(&[1, 7])].concat();
     [&[][..], &[1, 1, 1], &[3, 1, 200, 1]].map(|pieces| [stream.as_slice(), pieces].concat()).to_vec()
@@ -159,6 +180,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "client_frames" => bytes(&FRAMES),
         "client_sockets" => sockets(),
         "client_upgrades" => bytes(&UPGRADES),
+        "client_tokens" => bytes(&TOKENS),
         "peer_messages" => {
             (0u8..).zip(MESSAGES).map(|(kind, name)| [&[kind], golden(name).as_slice()].concat()).collect()
         }

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::clients::Hub;
 use super::delivery::Deliveries;
 use super::feed;
+use super::questions;
 use super::replica::Replica;
 use crate::api::{Backend, Feed, FeedRefused, FeedRequest, History, PassedOn};
 use crate::client::Directory;
-use crate::directory::Revision;
+use crate::directory::{Epoch, Revision, Session};
 use crate::net::http::Client;
 use crate::push::{Order, PushRefused, Pushed, Router};
 use crate::wire::http::{Info, cluster_id};
-use crate::wire::peer::{Answer, Failure, RequestBody};
+use crate::wire::peer::{Answer, Failure, GatewayAnswer, GatewayAsk, RequestBody};
 
 /// Longest wait for when users were last seen: it completes an answer that is true without it.
 const LAST_SEEN_WITHIN: Duration = Duration::from_millis(500);
@@ -77,6 +78,19 @@ impl Backend for Serving {
 
     async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
         self.router.push_many(orders).await
+    }
+
+    async fn ask_gateway(
+        &self,
+        epoch: Epoch,
+        session: &Session,
+        ask: GatewayAsk,
+        within: Duration,
+    ) -> Option<GatewayAnswer> {
+        if self.hub.lease.epoch() == Some(epoch) {
+            return timeout(within, questions::answer(&self.hub, ask)).await.ok();
+        }
+        self.hub.asks.ask(session.addresses.peer.as_ref()?, ask, within).await
     }
 
     async fn feed(&self, request: FeedRequest) -> Result<Feed, FeedRefused> {

@@ -7,31 +7,51 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answers::Answers;
+use super::clients::Handle;
 use super::lease::Lease;
 use super::meters::Meters;
 use super::replica::Replica;
 use super::settings::PeerLimits;
+use super::spread::{self, Audience, Many, Paced};
 use super::table::Table;
-use crate::directory::{ConnectionId, Epoch, Serial};
+use crate::directory::{ConnectionId, Epoch, Revision, Serial};
 use crate::push::Local;
 use crate::view::View;
 use crate::wire::client::PushTail;
-use crate::wire::peer::{Ack, Deliver, KEYED_PREFIX, Message, Payload, TargetStatus};
+use crate::wire::peer::{Ack, Deliver, Delivery, KEYED_PREFIX, Message, Payload, TargetStatus, Targets};
 
 /// Delivers messages to sockets of this gateway.
 #[derive(Debug)]
 pub(super) struct Deliveries {
-    table: Arc<Table>,
+    sockets: Arc<Sockets>,
     lease: Arc<Lease>,
     replica: Arc<Replica>,
+    paced: Paced,
+}
+
+/// What it takes to put a message into outboxes.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) table: Arc<Table>,
+    pub(super) limits: PeerLimits,
     meters: Meters,
-    limits: PeerLimits,
     remembered: Mutex<Remembered>,
 }
 
 /// A delivery that has entered the outboxes.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub(super) enum Entered {
+    /// To named targets.
+    Each(Each),
+    /// To many.
+    Many(Many),
+    /// Nothing is waited for.
+    Known(Delivery),
+}
+
+/// A delivery to named targets.
+#[derive(Debug)]
+pub(super) struct Each {
     answers: Arc<Answers>,
     message: Arc<Message>,
     targets: Vec<ConnectionId>,
@@ -45,39 +65,43 @@ impl Deliveries {
         meters: Meters,
         limits: PeerLimits,
     ) -> Self {
-        Self { table, lease, replica, meters, limits, remembered: Mutex::default() }
+        let sockets = Arc::new(Sockets { table, limits, meters, remembered: Mutex::default() });
+        Self { sockets, lease, replica, paced: Paced::default() }
     }
 
-    /// Puts a message into the outboxes of its targets. Deliveries enter in the order of these calls when each is awaited
-    /// before the next.
-    pub(super) async fn enter(&self, delivery: Deliver) -> Entered {
-        if self.replica.revision() < delivery.resolved {
+    async fn enter_each(&self, message: Arc<Message>, targets: Vec<ConnectionId>, resolved: Revision) -> Each {
+        if self.replica.revision() < resolved {
             // What the replica does not reach in time the table may know all the same: it has every connection of this
             // gateway from the moment at which its registration is asked for.
-            let within = Duration::from_millis(delivery.message.timeout_ms.into()).min(self.limits.reach);
-            let _ = self.replica.reach(delivery.resolved, within).await;
+            let within = Duration::from_millis(message.timeout_ms.into()).min(self.sockets.limits.reach);
+            let _ = self.replica.reach(resolved, within).await;
         }
-        let Deliver { message, targets, .. } = delivery;
         let tail = Arc::new(tail_of(&message));
         let answers = Answers::new(targets.len());
         for (position, target) in targets.iter().enumerate() {
-            if let Some(status) = self.enter_one(position, *target, &message, &tail, &answers) {
+            let status = match self.sockets.table.get(target.serial) {
+                Some(handle) => self.sockets.enter_one(&handle, position, *target, &message, &tail, &answers),
+                None => Some(TargetStatus::Gone),
+            };
+            if let Some(status) = status {
                 answers.settle(position, status);
             }
         }
-        Entered { answers, message, targets }
+        Each { answers, message, targets }
     }
+}
 
+impl Sockets {
     /// The status, unless the socket's task tells it later.
-    fn enter_one(
+    pub(super) fn enter_one(
         &self,
+        handle: &Handle,
         position: usize,
         target: ConnectionId,
         message: &Message,
         tail: &Arc<PushTail>,
         answers: &Arc<Answers>,
     ) -> Option<TargetStatus> {
-        let Some(handle) = self.table.get(target.serial) else { return Some(TargetStatus::Gone) };
         let is_keyed = message.id.starts_with(KEYED_PREFIX);
         if is_keyed && !self.remember(&message.id, target.serial) {
             return Some(TargetStatus::Written);
@@ -90,17 +114,12 @@ impl Deliveries {
         (message.ack == Ack::None || status != TargetStatus::Written).then_some(status)
     }
 
-    /// Waits until every target is settled or the message's time is over; one status per target, in order.
-    pub(super) async fn statuses(&self, entered: Entered) -> Vec<TargetStatus> {
-        let Entered { answers, message, targets } = entered;
-        let statuses = answers.wait(Duration::from_millis(message.timeout_ms.into())).await;
-        for (status, target) in statuses.iter().zip(targets) {
-            self.meters.target(*status);
-            if *status == TargetStatus::Gone && message.id.starts_with(KEYED_PREFIX) {
-                self.remembered().forget(&message.id, target.serial);
-            }
+    /// Notes what became of one target.
+    pub(super) fn settled(&self, message: &Message, target: ConnectionId, status: TargetStatus) {
+        self.meters.target(status);
+        if status == TargetStatus::Gone && message.id.starts_with(KEYED_PREFIX) {
+            self.remembered().forget(&message.id, target.serial);
         }
-        statuses
     }
 
     /// Whether this message is new to this connection.
@@ -114,17 +133,42 @@ impl Deliveries {
 }
 
 impl Local for Deliveries {
+    type Entered = Entered;
+
     fn epoch(&self) -> Option<Epoch> {
         self.lease.epoch()
     }
 
-    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
-        let entered = self.enter(delivery).await;
-        self.statuses(entered).await
+    async fn enter(&self, delivery: Deliver) -> Entered {
+        let Deliver { message, targets, resolved, .. } = delivery;
+        let pick = match targets {
+            Targets::Each(targets) => return Entered::Each(self.enter_each(message, targets, resolved).await),
+            Targets::Many(pick) => pick,
+        };
+        let is_paced = pick.rate_per_s > 0;
+        let audience = Audience::new(&self.sockets, &message, pick);
+        if is_paced {
+            return Entered::Known(self.paced.begin(&self.sockets, message, audience));
+        }
+        Entered::Many(spread::enter(&self.sockets, message, audience).await)
+    }
+
+    /// Waits until every target is settled or the message's time is over.
+    async fn outcome(&self, entered: Entered) -> Delivery {
+        let Each { answers, message, targets } = match entered {
+            Entered::Each(each) => each,
+            Entered::Many(many) => return Delivery::Many(spread::reached(&self.sockets, many).await),
+            Entered::Known(delivery) => return delivery,
+        };
+        let statuses = answers.wait(Duration::from_millis(message.timeout_ms.into())).await;
+        for (status, target) in statuses.iter().zip(targets) {
+            self.sockets.settled(&message, target, *status);
+        }
+        Delivery::Each(statuses)
     }
 }
 
-fn tail_of(message: &Message) -> PushTail {
+pub(super) fn tail_of(message: &Message) -> PushTail {
     let quoted;
     let data = match &message.data {
         Payload::Json(text) => ("data", String::from_utf8_lossy(text)),

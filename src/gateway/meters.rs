@@ -17,6 +17,8 @@ struct Handles {
     process: Arc<str>,
     connections: Gauge,
     pending: Gauge,
+    topics: Gauge,
+    subscriptions: Gauge,
     connected: Counter,
     connect_seconds: Histogram,
     queued_bytes: Gauge,
@@ -53,6 +55,8 @@ impl Meters {
             process: p(),
             connections: gauge!("switchboard_gateway_connections", "process" => p()),
             pending: gauge!("switchboard_gateway_pending_connections", "process" => p()),
+            topics: gauge!("switchboard_gateway_topics", "process" => p()),
+            subscriptions: gauge!("switchboard_gateway_subscriptions", "process" => p()),
             connected: counter!("switchboard_gateway_connects_total", "process" => p(), "result" => "welcomed"),
             connect_seconds: histogram!("switchboard_gateway_connect_duration_seconds", "process" => p()),
             queued_bytes: gauge!("switchboard_gateway_send_queue_bytes", "process" => p()),
@@ -79,6 +83,11 @@ impl Meters {
     }
 
     /// How many clients wait for the place of another.
+    pub(super) fn subscriptions(&self, (topics, subscriptions): (usize, usize)) {
+        self.0.topics.set(topics as f64);
+        self.0.subscriptions.set(subscriptions as f64);
+    }
+
     pub(super) fn pending(&self, waiting: usize) {
         self.0.pending.set(waiting as f64);
     }
@@ -93,6 +102,12 @@ impl Meters {
     pub(super) fn turned_away(&self, result: &'static str) {
         let process = Arc::clone(&self.0.process);
         counter!("switchboard_gateway_connects_total", "process" => process, "result" => result).increment(1);
+    }
+
+    /// A client's credentials were not taken, for this reason.
+    pub(super) fn auth_failed(&self, reason: &'static str) {
+        let process = Arc::clone(&self.0.process);
+        counter!("switchboard_auth_failures_total", "process" => process, "reason" => reason).increment(1);
     }
 
     /// A socket ended with this close code; 1006 where there was none.

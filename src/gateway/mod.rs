@@ -4,6 +4,8 @@
 //! - [`Settings`] is everything that can be set
 //! - `session` keeps the lease, `registrar` registers and unregisters in batches, `table` knows the open connections, `ours`
 //!   passes on what the directory says of them
+//! - `subscriptions` are the topics of its connections; the registrar tells the directory which of them have subscribers here
+//! - `presence` shows clients who else is subscribed, in the whole cluster
 //! - `clients` are the sockets, `peers` and `delivery` what other processes send to them
 //! - [`Replica`] is what the gateway knows of the directory, `backend` what its HTTP surface needs
 //!
@@ -22,13 +24,17 @@ mod lease;
 mod meters;
 mod ours;
 mod peers;
+mod presence;
 #[cfg(feature = "simulation")]
 pub mod probe;
+mod questions;
 mod registrar;
 mod replica;
 mod running;
 mod session;
 mod settings;
+mod spread;
+mod subscriptions;
 mod table;
 #[cfg(test)]
 mod testing;

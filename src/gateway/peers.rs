@@ -9,28 +9,31 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::clients::Hub;
 use super::delivery::Deliveries;
-use super::settings::PeerLimits;
+use super::questions;
 use crate::net::framed::{self, FrameReader};
 use crate::net::{Listener, Stream};
 use crate::net::{ReadHalf, WriteHalf};
 use crate::peer::{Greeted, Identity, greet};
+use crate::push::Local;
 use crate::wire::peer::{Deliver, Delivered, Purpose};
 
 /// Answers that wait to be written; the rest waits in their futures.
-const WRITE_QUEUE: usize = 256;
+pub(super) const WRITE_QUEUE: usize = 256;
 
 /// A write that takes longer means that the other side does not read.
-const WRITE_STALL: Duration = Duration::from_secs(5);
+pub(super) const WRITE_STALL: Duration = Duration::from_secs(5);
 
 /// Takes streams until `stop`.
 pub(super) async fn listen(
     listener: Listener,
     me: Arc<Identity>,
+    hub: Arc<Hub>,
     deliveries: Arc<Deliveries>,
-    limits: PeerLimits,
     stop: CancellationToken,
 ) {
+    let streams_max = hub.settings.peers.streams_max;
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
@@ -40,10 +43,10 @@ pub(super) async fn listen(
                     tracing::error!(%error, "the task of a peer stream broke");
                 }
             }
-            (stream, from) = listener.accept(), if streams.len() < limits.streams_max => {
-                let (me, deliveries, deliveries_max) = (Arc::clone(&me), Arc::clone(&deliveries), limits.deliveries_max);
+            (stream, from) = listener.accept(), if streams.len() < streams_max => {
+                let (me, hub, deliveries) = (Arc::clone(&me), Arc::clone(&hub), Arc::clone(&deliveries));
                 streams.spawn(async move {
-                    if let Err(error) = serve(stream, &me, &deliveries, deliveries_max).await {
+                    if let Err(error) = serve(stream, &me, &hub, &deliveries).await {
                         tracing::debug!(%from, %error, "a peer stream ended");
                     }
                 });
@@ -53,12 +56,14 @@ pub(super) async fn listen(
     streams.shutdown().await;
 }
 
-async fn serve(stream: Stream, me: &Identity, deliveries: &Deliveries, deliveries_max: usize) -> io::Result<()> {
+async fn serve(stream: Stream, me: &Identity, hub: &Hub, deliveries: &Deliveries) -> io::Result<()> {
+    let limits = &hub.settings.peers;
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     match greet(stream, me, None).await? {
         Greeted::Raft(_) => refused("a gateway takes no part in replication"),
         Greeted::Peer { hello, reader, writer } => match hello.purpose {
-            Purpose::Link => serve_link(reader, writer, deliveries, deliveries_max).await,
+            Purpose::Link => serve_link(reader, writer, deliveries, limits.deliveries_max).await,
+            Purpose::Ask => questions::serve(reader, writer, hub, limits.questions_max).await,
             // The answer to the hello was all that was wanted.
             Purpose::Identify => Ok(()),
             Purpose::Control | Purpose::Leases | Purpose::Watch(_) => {
@@ -84,7 +89,7 @@ async fn serve_link(
                     let Some(delivery) = delivery? else { return Ok(()) };
                     let id = delivery.id;
                     let entered = deliveries.enter(delivery).await;
-                    open.push(async move { Delivered { id, statuses: deliveries.statuses(entered).await } });
+                    open.push(async move { Delivered { id, delivery: deliveries.outcome(entered).await } });
                 }
                 Some(delivered) = open.next() => {
                     if answers.send(framed::encode(&delivered)).await.is_err() {

@@ -24,8 +24,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use joins::Joins;
+
 use super::asking::Ask;
-use super::clients::{Bound, Farewell, Handle};
+use super::clients::{Bound, Farewell, Handle, Refused, Subscribe};
 use super::settings::RegistrarLimits;
 use super::table::Table;
 use crate::chance;
@@ -47,6 +49,10 @@ const OP_BYTES: usize = 32;
 pub(super) enum Command {
     /// A client arrived.
     Register(Arc<Handle>),
+    /// One arrived that wants to be subscribed to topics from the beginning.
+    RegisterWith(Arc<Handle>, Vec<Arc<str>>),
+    /// A client is subscribed here and waits for the directory.
+    Subscribe(Box<Subscribe>),
     /// Its socket is closed, or written to no more but for a goodbye. The sender ends when the directory has forgotten the
     /// connection, or never will because its session is over.
     Unregister(Arc<Handle>, Reason, oneshot::Sender<()>),
@@ -82,6 +88,7 @@ pub(super) struct Registrar<A> {
     /// Those that wait and are asked for once more.
     again: VecDeque<Arc<Handle>>,
     unregisters: VecDeque<Leaving>,
+    joins: Joins,
     waiting_since: Option<Instant>,
     under_way: VecDeque<Sent>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Result<Answer, Failure>)>>,
@@ -103,7 +110,9 @@ struct Leaving {
 #[derive(Debug)]
 struct Sent {
     batch: Batch,
-    /// The connections of its first operations, which are registrations; what follows are unregistrations.
+    /// Its first operations, which are about topics.
+    topic_ops: usize,
+    /// The connections of the next ones, which are registrations; what follows are unregistrations.
     handles: Vec<Arc<Handle>>,
     /// Who waits for its unregistrations; that ends when this is dropped.
     waiters: Vec<oneshot::Sender<()>>,
@@ -130,6 +139,7 @@ impl<A: Ask> Registrar<A> {
             registers: BTreeMap::new(),
             again: VecDeque::new(),
             unregisters: VecDeque::new(),
+            joins: Joins::default(),
             waiting_since: None,
             under_way: VecDeque::new(),
             asked: FuturesUnordered::new(),
@@ -142,7 +152,9 @@ impl<A: Ask> Registrar<A> {
     /// Works until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         self.session_changed();
+        let table = Arc::clone(&self.table);
         loop {
+            self.give_up_late();
             self.send_what_is_due().await;
             self.tell_idle();
             let wake_at = self.wake_at();
@@ -156,6 +168,10 @@ impl<A: Ask> Registrar<A> {
                         self.take(more);
                     }
                 }
+                () = table.subscriptions().left.notified() => {
+                    self.take_emptied();
+                    self.note_wait();
+                }
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => self.send_again().await,
             }
         }
@@ -164,6 +180,8 @@ impl<A: Ask> Registrar<A> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Register(handle) => self.register(handle),
+            Command::RegisterWith(handle, topics) => self.register_with(&handle, topics),
+            Command::Subscribe(subscribe) => self.subscribed(*subscribe),
             Command::Unregister(handle, reason, done) => self.unregister(&handle, reason, done),
             Command::Forget(id) => self.forget_one(id),
             Command::AskAgain => {
@@ -171,6 +189,10 @@ impl<A: Ask> Registrar<A> {
             }
             Command::WhenIdle(tell) => self.idle.push(tell),
         }
+        self.note_wait();
+    }
+
+    fn note_wait(&mut self) {
         if self.queued() > 0 {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
@@ -198,6 +220,8 @@ impl<A: Ask> Registrar<A> {
     }
 
     fn unregister(&mut self, handle: &Arc<Handle>, reason: Reason, done: oneshot::Sender<()>) {
+        self.table.subscriptions().leave(handle.serial());
+        self.take_emptied();
         let was_there = self.table.leave(handle);
         let was_sent = self.registers.remove(&handle.serial()).is_none();
         if was_there && was_sent && self.epoch.is_some() {
@@ -212,7 +236,7 @@ impl<A: Ask> Registrar<A> {
     }
 
     fn queued(&self) -> usize {
-        self.registers.len() + self.again.len() + self.unregisters.len()
+        self.registers.len() + self.again.len() + self.unregisters.len() + self.joins.queued()
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -220,7 +244,9 @@ impl<A: Ask> Registrar<A> {
             return self.again_at;
         }
         let has_room = self.epoch.is_some() && self.under_way.len() < self.limits.batches_in_flight;
-        self.waiting_since.filter(|_| has_room && self.queued() > 0).map(|since| since + self.limits.batch_wait)
+        let batch_at = self.waiting_since.filter(|_| has_room && self.queued() > 0);
+        let late_at = self.joins.oldest().map(|since| since + self.limits.register_wait);
+        batch_at.map(|since| since + self.limits.batch_wait).into_iter().chain(late_at).min()
     }
 
     /// With nothing under way a batch leaves at once; otherwise what comes meanwhile is gathered for a moment.
@@ -241,25 +267,28 @@ impl<A: Ask> Registrar<A> {
     }
 
     fn gather(&mut self, epoch: Epoch) -> Sent {
-        let mut ops = Vec::new();
         let (mut handles, mut waiters) = (Vec::new(), Vec::new());
-        let mut bytes = 0;
+        self.last_seq += 1;
+        // Topics come first: who is registered with some has them when it is told so, also in a new session.
+        let (mut ops, topics, mut bytes) =
+            self.due_joins(self.last_seq, self.limits.batch_ops_max / 2, self.limits.batch_bytes_max);
+        let topic_ops = ops.len();
+        let ops_max = self.limits.batch_ops_max - topics;
         // Unregistrations have room at the end, and are not held back by registrations for ever: both get half when both wait.
-        let room_for_registers = self.limits.batch_ops_max - self.unregisters.len().min(self.limits.batch_ops_max / 2);
-        while ops.len() < room_for_registers && bytes < self.limits.batch_bytes_max {
+        let room_for_registers = ops_max - self.unregisters.len().min(ops_max / 2);
+        while handles.len() < room_for_registers && bytes < self.limits.batch_bytes_max && self.joins.queued() == 0 {
             let next = self.registers.pop_first().map(|(_, handle)| handle);
             let Some(handle) = next.or_else(|| self.again.pop_front()) else { break };
             bytes += OP_BYTES + handle.register_bytes();
             ops.push(Op::Register(handle.register(self.policy)));
             handles.push(handle);
         }
-        while ops.len() < self.limits.batch_ops_max {
+        while ops.len() - topic_ops < ops_max {
             let Some(Leaving { serial, reason, done }) = self.unregisters.pop_front() else { break };
             ops.push(Op::Unregister { serial, reason });
             waiters.extend(done);
         }
-        self.last_seq += 1;
-        Sent { batch: Batch { epoch, seq: Some(self.last_seq), ops }, handles, waiters, done: None }
+        Sent { batch: Batch { epoch, seq: Some(self.last_seq), ops }, topic_ops, handles, waiters, done: None }
     }
 
     /// Asked once now, so that batches leave in the order of these calls.
@@ -311,8 +340,12 @@ impl<A: Ask> Registrar<A> {
     }
 
     fn conclude(&mut self, sent: Sent) {
-        let Sent { batch, handles, waiters, done: Some(done) } = sent else { return };
-        for (handle, outcome) in handles.iter().zip(done.ops.iter()) {
+        let seq = sent.seq();
+        let Sent { batch, topic_ops, handles, waiters, done: Some(done) } = sent else { return };
+        for (op, outcome) in batch.ops.iter().zip(done.ops.iter()).take(topic_ops) {
+            self.conclude_topics(seq, op, outcome, done.revision);
+        }
+        for (handle, outcome) in handles.iter().zip(done.ops.iter().skip(topic_ops)) {
             let farewell = match outcome {
                 // It has left, or is about to, and will be unregistered.
                 _ if handle.is_ending() => continue,
@@ -350,13 +383,19 @@ impl<A: Ask> Registrar<A> {
     fn drop_refused(&mut self, seq: u64, why: &str) {
         tracing::error!(seq, why, "the directory refuses a batch; its registrations are given up");
         if let Some(position) = self.under_way.iter().position(|sent| sent.seq() == seq) {
-            for handle in self.under_way.remove(position).map(|sent| sent.handles).unwrap_or_default() {
-                handle.close(CloseCode::Overloaded);
-                self.table.leave(&handle);
+            if let Some(refused) = self.under_way.remove(position) {
+                for handle in &refused.handles {
+                    handle.close(CloseCode::Overloaded);
+                    self.table.leave(handle);
+                }
+                for op in &refused.batch.ops[..refused.topic_ops] {
+                    self.give_up_topics(seq, op, &Refused::overloaded());
+                }
             }
             for sent in self.under_way.range_mut(position..) {
                 sent.batch.seq = Some(sent.seq() - 1);
             }
+            self.joins.move_up(seq);
             self.last_seq -= 1;
         }
         self.go_back();
@@ -377,6 +416,7 @@ impl<A: Ask> Registrar<A> {
         self.registers.clear();
         self.again.clear();
         self.unregisters.clear();
+        self.joins.forget();
         self.waiting_since = None;
         self.again_at = None;
         self.failures = 0;
@@ -391,6 +431,8 @@ impl<A: Ask> Registrar<A> {
         self.forget();
         let Some(epoch) = session else { return };
         self.epoch = Some(epoch);
+        self.join_all();
+        self.note_wait();
         self.registers = self.table.all().into_iter().map(|handle| (handle.serial(), handle)).collect();
         for handle in self.registers.values() {
             handle.expect(epoch);
@@ -401,7 +443,7 @@ impl<A: Ask> Registrar<A> {
                 connections = self.registers.len(),
                 "registering open connections in the new session"
             );
-            self.waiting_since = Some(Instant::now());
+            self.note_wait();
         }
     }
 
@@ -438,5 +480,6 @@ fn out_of_place(handle: &Handle, outcome: &dyn std::fmt::Debug) -> Farewell {
     CloseCode::Overloaded.into()
 }
 
+mod joins;
 #[cfg(test)]
 mod tests;

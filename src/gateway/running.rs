@@ -129,7 +129,7 @@ impl Listeners {
         end: &CancellationToken,
     ) {
         let settings = &hub.settings;
-        tasks.spawn(peers::listen(self.peer, me, deliveries, settings.peers.clone(), end.clone()));
+        tasks.spawn(peers::listen(self.peer, me, Arc::clone(hub), deliveries, end.clone()));
         tasks.spawn(serve(self.api, api::router(serving, ApiLimits::default()), ServeLimits::default(), end.clone()));
         let limits = ServeLimits {
             connections_max: settings.clients.connections_max.saturating_add(HANDSHAKES_MAX),
@@ -213,7 +213,7 @@ impl Parts {
             table: Arc::clone(&table),
             ours: Arc::clone(&ours),
             meters: meters.clone(),
-            exclusive: settings.is_exclusive(),
+            exclusive: settings.may_be_exclusive(),
             open: asked_for(&settings, Arc::clone(&nonce), addresses),
             taken_wait: settings.lease + settings.taken_slack,
             lost_grace: settings.lease_lost_grace,
@@ -248,6 +248,7 @@ impl Parts {
         tasks.spawn(give_back_memory(Arc::clone(&replica), rest()));
         tasks.spawn(replica::follow(replica, directory, ours, rest()));
         tasks.spawn(look_after(Arc::clone(&hub), rest()));
+        tasks.spawn(Arc::clone(&hub).keep_keys(rest()));
         let me = Arc::new(Identity { cluster: settings.cluster.clone(), name, nonce });
         listeners.serve(&mut tasks, &hub, serving, deliveries, me, &ends.rest);
         Self { hub, keeper, tasks, ends, threads }
@@ -329,6 +330,7 @@ pub(super) async fn look_after(hub: Arc<Hub>, stop: CancellationToken) {
             hub.meters.connections(hub.seats.taken());
             hub.meters.queued_bytes(hub.common.queued());
             hub.meters.pending(hub.common.pending());
+            hub.meters.subscriptions(hub.table.subscriptions().figures());
             hub.replica.show_figures();
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::directory::Policy;
 use crate::directory::limits::is_name;
+use crate::pattern::Pattern;
+use crate::tokens;
 
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Settings {
     pub replica: ReplicaMode,
     /// Which connections of a user may live beside those of this gateway: `--policy`, `--per`, `--handover` and `--max`.
     pub policy: Policy,
+    /// How clients show who they are, `--client-token-…`; without it they are believed.
+    pub tokens: Option<tokens::Settings>,
+    /// Origins of web pages that may connect, in lower case, `--client-allowed-origins`; without it all may.
+    pub origins: Option<Vec<Pattern>>,
     /// Length of the lease, `--lease`. 3 s: three elections fit into it, and a silent gateway is gone soon.
     pub lease: Duration,
     /// How long sockets stay open after the lease was lost. A minute bridges the restart of a directory node.
@@ -92,6 +98,8 @@ pub struct ClientLimits {
     pub messages_per_second: u32,
     /// Messages of a client at once.
     pub messages_burst: u32,
+    /// Topics that a client is subscribed to at once. A page of an application has some tens of them.
+    pub subscriptions_max: usize,
     /// Messages that wait for one socket. More means that it does not read.
     pub outbox_messages_max: usize,
     /// Bytes that wait for one socket; one message alone may be larger.
@@ -148,8 +156,13 @@ pub struct PeerLimits {
     pub streams_max: usize,
     /// Deliveries of one stream that wait for sockets; no more are read from it then.
     pub deliveries_max: usize,
+    /// Questions of one stream that are being answered; no more are read from it then. Most of them wait for a change of who is
+    /// subscribed to a topic.
+    pub questions_max: usize,
     /// Longest wait for the replica to reach the revision at which targets were resolved.
     pub reach: Duration,
+    /// Messages that are written at a rate at once: each is for many and takes its time, so more would only get later.
+    pub paced_max: usize,
     /// Keyed messages remembered, so that a repeated one is written once. At 200 bytes each this is 13 MB.
     pub remembered_max: usize,
     /// How long a keyed message is remembered.
@@ -170,6 +183,8 @@ impl Default for Settings {
             advertise_peer: None,
             replica: ReplicaMode::default(),
             policy: Policy::multi(16),
+            tokens: None,
+            origins: None,
             lease: Duration::from_secs(3),
             lease_lost_grace: Duration::from_secs(60),
             taken_slack: Duration::from_secs(9),
@@ -193,6 +208,7 @@ impl Default for ClientLimits {
             frame_bytes_max: 64 << 10,
             messages_per_second: 100,
             messages_burst: 200,
+            subscriptions_max: 256,
             outbox_messages_max: 1024,
             outbox_bytes_max: 1 << 20,
             burst_bytes: 64 << 10,
@@ -229,7 +245,9 @@ impl Default for PeerLimits {
         Self {
             streams_max: 4096,
             deliveries_max: 1024,
+            questions_max: 12_000,
             reach: Duration::from_millis(500),
+            paced_max: 16,
             remembered_max: 65_536,
             remembered_for: Duration::from_secs(300),
         }
@@ -269,7 +287,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only.
+    /// Whether some of its connections may be exclusive: a token may say so of its own.
+    pub(super) fn may_be_exclusive(&self) -> bool {
+        self.is_exclusive() || self.tokens.is_some()
+    }
+
+    /// Whether the connections of this gateway are claimed for themselves alone, so that they are served under a lease only,
+    /// unless their tokens say otherwise.
     pub(super) fn is_exclusive(&self) -> bool {
         self.policy.claim().is_some()
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use papaya::HashMap;
 
 use super::clients::{Farewell, Handle};
+use super::subscriptions::Subscriptions;
 use crate::chance::Hashing;
 use crate::directory::Serial;
 
@@ -13,6 +14,7 @@ use crate::directory::Serial;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     handles: HashMap<Serial, Arc<Handle>, Hashing>,
+    subscriptions: Subscriptions,
     draining: AtomicBool,
 }
 
@@ -34,6 +36,18 @@ impl Table {
     /// The connection with this serial.
     pub(super) fn get(&self, serial: Serial) -> Option<Arc<Handle>> {
         self.handles.pin().get(&serial).cloned()
+    }
+
+    /// What they are subscribed to.
+    pub(super) fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
+    }
+
+    /// The serials of all connections, ascending.
+    pub(super) fn serials(&self) -> Vec<Serial> {
+        let mut serials: Vec<Serial> = self.handles.pin().keys().copied().collect();
+        serials.sort_unstable();
+        serials
     }
 
     /// All connections, in no order.

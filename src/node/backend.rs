@@ -17,11 +17,13 @@ use super::topics::Topics;
 use super::view::NodeView;
 use crate::api::{Backend, Backup, Feed, FeedRefused, FeedRequest, HashAsk, History, StateRefused, TopicsAsk};
 use crate::client;
-use crate::directory::{Directory, Epoch, Revision};
-use crate::push::{Local, Order, PushRefused, Pushed, Router};
+use crate::directory::{Directory, Epoch, Revision, Session, Topic};
+use crate::push::{Asks, Local, Order, PushRefused, Pushed, Router};
 use crate::view::{At, View};
-use crate::wire::http::{Info, SnapshotTaken, StateHash, TopicCount, cluster_id};
-use crate::wire::peer::{Answer, Deliver, Failure, RequestBody, TargetStatus};
+use crate::wire::http::{Info, SnapshotTaken, StateHash, cluster_id};
+use crate::wire::peer::{
+    Answer, Deliver, Delivery, Failure, GatewayAnswer, GatewayAsk, Reached, RequestBody, TargetStatus, Targets,
+};
 
 /// Longest time for which a request follows the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(8);
@@ -40,6 +42,8 @@ pub(super) struct NodeBackend {
     /// The leader, for a node that does not lead.
     pub(super) others: client::Directory,
     pub(super) router: Router<NodeView, NoSockets>,
+    /// To gateways.
+    pub(super) asks: Asks,
     pub(super) feeds: Arc<Feeds>,
     pub(super) info: Info,
     pub(super) started: Instant,
@@ -54,8 +58,17 @@ impl Local for NoSockets {
         None
     }
 
-    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
-        vec![TargetStatus::Gone; delivery.targets.len()]
+    type Entered = Deliver;
+
+    async fn enter(&self, delivery: Deliver) -> Deliver {
+        delivery
+    }
+
+    async fn outcome(&self, delivery: Deliver) -> Delivery {
+        match delivery.targets {
+            Targets::Each(targets) => Delivery::Each(vec![TargetStatus::Gone; targets.len()]),
+            Targets::Many(_) => Delivery::Many(Reached::default()),
+        }
     }
 }
 
@@ -138,7 +151,17 @@ impl Backend for NodeBackend {
         Some(self.topics.state.frozen())
     }
 
-    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+    async fn ask_gateway(
+        &self,
+        _epoch: Epoch,
+        session: &Session,
+        ask: GatewayAsk,
+        within: Duration,
+    ) -> Option<GatewayAnswer> {
+        self.asks.ask(session.addresses.peer.as_ref()?, ask, within).await
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<Topic>>, StateRefused> {
         self.topics.most(ask).await
     }
 

@@ -15,8 +15,9 @@ use crate::directory::{
 };
 use crate::wire::http;
 use crate::wire::peer::{
-    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Failure, FoundUser, FoundUsers,
-    GroupChange, Hello, HelloAnswer, Message, Payload, Purpose, Request, RequestBody, Response, Stamp, TargetStatus,
+    Ack, Answer, ChangeRefusal, ChangeRefused, ClusterMark, Deliver, Delivered, Delivery, Failure, FoundUser,
+    FoundUsers, GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, GroupChange, Hello, HelloAnswer, Member,
+    Message, Payload, Pick, Purpose, Reached, Request, RequestBody, Response, Stamp, Subscribed, TargetStatus, Targets,
     WatchFrame, WatchFrom, Who,
 };
 
@@ -153,8 +154,9 @@ fn greetings_keep_their_form() {
         Purpose::Watch(WatchFrom::Sessions),
         Purpose::Link,
         Purpose::Identify,
+        Purpose::Ask,
     ];
-    check("hello-2.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
+    check("hello-3.hex", &purposes.map(|purpose| Hello::new("prod", "gateway gw-1", purpose)));
     let answers = [
         HelloAnswer::Accepted {
             name: "node 1".to_owned(),
@@ -164,11 +166,11 @@ fn greetings_keep_their_form() {
         },
         HelloAnswer::Refused { why: "another cluster".to_owned() },
     ];
-    check("hello-answer-2.hex", &answers);
+    check("hello-answer-3.hex", &answers);
 }
 
 #[test]
-fn requests_of_version_2_keep_their_form() {
+fn requests_of_version_3_keep_their_form() {
     let Some(Command::Batch(batch)) = entries()[1].commands.first().cloned() else { unreachable!("it is a batch") };
     let bodies = [
         RequestBody::OpenSession(open("gw-1")),
@@ -188,7 +190,7 @@ fn requests_of_version_2_keep_their_form() {
         RequestBody::Find(vec![Who::User("alice".into()), Who::Holder(ConnectionId { epoch: EPOCH, serial: 1 })]),
         RequestBody::LastSeen { users: vec!["alice".into()], revision: 900 },
     ];
-    check("request-2.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
+    check("request-3.hex", &(1..).zip(bodies).map(|(id, body)| Request { id, body }).collect::<Vec<_>>());
     let ops = [
         OpOutcome::Registered { granted: 6, superseded: Box::new([ConnectionId { epoch: 4, serial: 3 }]) },
         OpOutcome::Pending,
@@ -234,7 +236,7 @@ fn requests_of_version_2_keep_their_form() {
         Answer::LastSeen(vec![Some(1_700_000_000_123), None]),
     ];
     let results = answers.into_iter().map(Ok).chain(failures().into_iter().map(Err));
-    check("response-2.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
+    check("response-3.hex", &(1..).zip(results).map(|(id, result)| Response { id, result }).collect::<Vec<_>>());
 }
 
 fn failures() -> [Failure; 8] {
@@ -276,7 +278,7 @@ fn found() -> FoundUsers {
 }
 
 #[test]
-fn the_watch_of_version_2_keeps_its_form() {
+fn the_watch_of_version_3_keeps_its_form() {
     let (_, applied) = applied();
     let events: Vec<Event> = applied.into_iter().flat_map(|applied| applied.events).collect();
     let id = ConnectionId { epoch: EPOCH, serial: 1 };
@@ -290,13 +292,14 @@ fn the_watch_of_version_2_keeps_its_form() {
         WatchFrame::Progress { revision: 902, stamp: Some(7) },
         WatchFrame::Compacted { oldest: 800 },
         WatchFrame::Ended { why: "this node stops".to_owned() },
+        WatchFrame::SnapshotTopics(vec![("room:7".into(), vec![4, EPOCH])]),
     ];
-    check("watch-2.hex", &frames);
-    check("stamp-2.hex", &[Stamp(7)]);
+    check("watch-3.hex", &frames);
+    check("stamp-3.hex", &[Stamp(7)]);
 }
 
 #[test]
-fn deliveries_of_version_2_keep_their_form() {
+fn deliveries_of_version_3_keep_their_form() {
     let message = |data, ack| Message {
         id: "m-1".into(),
         topic: Some("room:7".into()),
@@ -305,19 +308,48 @@ fn deliveries_of_version_2_keep_their_form() {
         ack,
         timeout_ms: 2000,
     };
-    let deliver = |message| Deliver {
-        id: 1,
-        message: Arc::new(message),
-        targets: vec![ConnectionId { epoch: EPOCH, serial: 1 }],
-        resolved: 900,
-    };
+    let target = ConnectionId { epoch: EPOCH, serial: 1 };
+    let to = |message, targets| Deliver { id: 1, message: Arc::new(message), targets, resolved: 900 };
+    let deliver = |message| to(message, Targets::Each(vec![target]));
+    let pick = Pick { devices: vec!["web".into()], except: vec![target], rate_per_s: 500 };
     let messages = [
         deliver(message(Payload::Json(Bytes::from_static(b"{}")), Ack::Written)),
         deliver(message(Payload::Base64(Bytes::from_static(b"AAEC")), Ack::Client)),
         deliver(message(Payload::Json(Bytes::from_static(b"1")), Ack::None)),
+        to(message(Payload::Json(Bytes::from_static(b"1")), Ack::None), Targets::Many(pick)),
     ];
-    check("deliver-2.hex", &messages);
+    check("deliver-3.hex", &messages);
     use TargetStatus::{Acked, Fenced, Gone, Slow, Timeout, Unreachable, Written};
     let statuses = vec![Acked, Written, Gone, Fenced, Slow, Unreachable, Timeout];
-    check("delivered-2.hex", &[Delivered { id: 1, statuses }]);
+    let reached = Reached { delivered: 1000, failed: 1, excepted: 2, results: vec![(target, Slow)] };
+    let deliveries = [Delivery::Each(statuses), Delivery::Many(reached), Delivery::Busy];
+    check("delivered-3.hex", &deliveries.map(|delivery| Delivered { id: 1, delivery }));
+}
+
+#[test]
+fn questions_to_gateways_of_version_3_keep_their_form() {
+    let (topic, id): (Arc<str>, _) = ("room:7".into(), ConnectionId { epoch: EPOCH, serial: 1 });
+    let asks = [
+        GatewayAsk::Most { prefix: "room:".to_owned(), limit: 100 },
+        GatewayAsk::Counts(vec![Arc::clone(&topic)]),
+        GatewayAsk::Members { topic: Arc::clone(&topic), after: Some(7), limit: 100 },
+        GatewayAsk::Subscribe {
+            connections: vec![id],
+            topics: vec![Arc::clone(&topic)],
+            begins: true,
+            timeout_ms: 2000,
+        },
+        GatewayAsk::Presence { topic: Arc::clone(&topic), known: Some(7), timeout_ms: 10_000 },
+    ];
+    check("gateway-request-3.hex", &asks.map(|ask| GatewayRequest { id: 1, ask }));
+    let refused = Subscribed::Refused { code: "limit".to_owned(), why: "too many".to_owned(), temporary: false };
+    let member = Member { id, user: "alice".into(), device: "web".into() };
+    let answers = [
+        GatewayAnswer::Most(vec![(topic, 3)]),
+        GatewayAnswer::Counts(vec![3]),
+        GatewayAnswer::Members { members: vec![member.clone()], more: true },
+        GatewayAnswer::Subscribed(vec![Subscribed::At(900), Subscribed::Gone, refused]),
+        GatewayAnswer::Presence { version: 8, count: 1, members: Some(vec![member]) },
+    ];
+    check("gateway-response-3.hex", &answers.map(|answer| GatewayResponse { id: 1, answer }));
 }

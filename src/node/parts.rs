@@ -35,7 +35,7 @@ use super::{Settings, StartError, bans, gauges};
 use crate::api::{self, ApiLimits};
 use crate::net::{self, Listener, http};
 use crate::peer::Identity;
-use crate::push::{Links, Router};
+use crate::push::{Asks, Links, Router};
 use crate::wire::http::Info;
 use crate::wire::peer::{Hello, Purpose};
 use crate::{chance, client, memory, telemetry};
@@ -187,6 +187,7 @@ impl Parts {
     fn backend(&self, requests: Requests, view: Arc<NodeView>, hashes: Arc<Hashes>) -> NodeBackend {
         let Identity { cluster, name, nonce } = &*self.identity;
         let links = Links::new(cluster, name);
+        let asks = Asks::for_questions(cluster, name);
         let process = Arc::clone(&self.process);
         let feeds = Feeds {
             hub: Arc::clone(&self.hub),
@@ -198,6 +199,7 @@ impl Parts {
             feeds: Arc::new(feeds),
             router: Router::new(Arc::clone(&view), Arc::new(NoSockets), links, http::Client::new(), process),
             view,
+            asks,
             hashes,
             backups: Backups::new(self.raft.clone()),
             topics: Topics::new(Arc::clone(&self.state)),

@@ -97,7 +97,7 @@ impl Streams {
             }
             Purpose::Watch(start) => self.watches.serve(start, reader, writer).await,
             Purpose::Identify => Ok(()),
-            Purpose::Link => {
+            Purpose::Link | Purpose::Ask => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "a directory node has no clients to push to"))
             }
         }

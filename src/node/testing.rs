@@ -113,6 +113,8 @@ impl LoneNode {
     /// A snapshot as a watch sends it.
     pub(crate) fn snapshot(&self, with_connections: bool) -> Vec<WatchFrame> {
         let mut frames = vec![watch::sessions(&self.directory)];
+        let mut topics = self.directory.topics("");
+        frames.extend(std::iter::from_fn(|| watch::topics(&mut topics)));
         let mut after = None;
         while with_connections && let Some((last, chunk)) = watch::chunk(&self.directory, after) {
             frames.push(chunk);

@@ -1,7 +1,7 @@
-//! The topics that most are subscribed to: looked up in a frozen copy, so that nobody waits for it.
+//! The topics that most gateways have subscribers of: looked up in a frozen copy, so that nobody waits for it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -11,7 +11,6 @@ use crate::api::{StateRefused, TopicsAsk};
 use crate::directory::{Directory, Topic};
 use crate::threads;
 use crate::view::At;
-use crate::wire::http::TopicCount;
 
 /// Lists at once, each with a frozen copy. One is worked on, the rest wait.
 const WAITING_MAX: usize = 8;
@@ -29,8 +28,8 @@ impl Topics {
         Self { state, waiting: Semaphore::new(WAITING_MAX), at_work: tokio::sync::Mutex::default() }
     }
 
-    /// The topics with most subscribers, as of a moment after the call.
-    pub(super) async fn most(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+    /// The topics that most gateways have subscribers of, as of a moment after the call.
+    pub(super) async fn most(&self, ask: TopicsAsk) -> Result<At<Vec<Topic>>, StateRefused> {
         let _one_of_few = self.waiting.try_acquire().map_err(|_| StateRefused::Busy)?;
         let _alone = self.at_work.lock().await;
         let frozen = self.state.frozen();
@@ -40,22 +39,26 @@ impl Topics {
     }
 }
 
-/// Most first, then by name. Beside the copy it holds as many topics as are wanted.
-fn most(frozen: &Directory, ask: &TopicsAsk) -> At<Vec<TopicCount>> {
-    // A gateway that can't be asked has one subscriber at least, and counts as one.
+/// Most gateways first, then by name, and then those that are wanted besides. Beside the copy it holds as many topics as are wanted.
+fn most(frozen: &Directory, ask: &TopicsAsk) -> At<Vec<Topic>> {
     let mut most = BinaryHeap::with_capacity(ask.limit + 1);
     for Topic { topic, sessions } in frozen.topics(&ask.prefix) {
         // The least of them is on top: the fewest, and of these the last by name.
-        most.push((Reverse(sessions.len()), topic));
+        most.push((Reverse(sessions.len()), topic, sessions));
         if most.len() > ask.limit {
             most.pop();
         }
     }
-    let count = |(Reverse(sessions), topic): (Reverse<usize>, Arc<str>)| {
-        let sessions = sessions as u64;
-        TopicCount { topic: topic.to_string(), connections: sessions, gateways: sessions }
-    };
-    At { value: most.into_sorted_vec().into_iter().map(count).collect(), revision: frozen.revision() }
+    let sorted = most.into_sorted_vec().into_iter();
+    let mut value: Vec<Topic> = sorted.map(|(_, topic, sessions)| Topic { topic, sessions }).collect();
+    let listed: HashSet<Arc<str>> = value.iter().map(|topic| Arc::clone(&topic.topic)).collect();
+    for topic in ask.also.iter().filter(|topic| !listed.contains(*topic)) {
+        let sessions = frozen.sessions_of(topic);
+        if !sessions.is_empty() {
+            value.push(Topic { topic: Arc::clone(topic), sessions });
+        }
+    }
+    At { value, revision: frozen.revision() }
 }
 
 #[cfg(test)]
@@ -84,15 +87,18 @@ mod tests {
             apply(&mut directory, Command::Batch(Batch { epoch, seq: None, ops }));
         }
         let names = |prefix: &str, limit| {
-            let At { value, revision } = most(&directory, &TopicsAsk { prefix: prefix.to_owned(), limit });
+            let At { value, revision } = most(
+                &directory,
+                &TopicsAsk { prefix: prefix.to_owned(), limit, also: vec!["x".into(), "none".into()] },
+            );
             assert_eq!(revision, 4);
-            value.into_iter().map(|topic| (topic.topic, topic.gateways)).collect::<Vec<_>>()
+            value.into_iter().map(|topic| (topic.topic.to_string(), topic.sessions.len())).collect::<Vec<_>>()
         };
-        let named = |expected: &[(&str, u64)]| {
+        let named = |expected: &[(&str, usize)]| {
             expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Vec<_>>()
         };
         assert_eq!(names("", 9), named(&[("room:2", 2), ("room:1", 1), ("room:3", 1), ("x", 1)]));
-        assert_eq!(names("room", 2), named(&[("room:2", 2), ("room:1", 1)]));
-        assert_eq!(names("y", 2), named(&[]));
+        assert_eq!(names("room", 2), named(&[("room:2", 2), ("room:1", 1), ("x", 1)]));
+        assert_eq!(names("y", 2), named(&[("x", 1)]));
     }
 }

@@ -92,6 +92,13 @@ impl View for NodeView {
         At { value, revision: directory.revision() }
     }
 
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        let directory = self.state.read();
+        let session = |epoch| directory.session(epoch).map(|live| (epoch, Arc::clone(live.session)));
+        let value = directory.sessions_of(topic).into_iter().filter_map(session).collect();
+        At { value, revision: directory.revision() }
+    }
+
     fn counts(&self) -> At<Counts> {
         let directory = self.state.read();
         let stats = directory.stats();

@@ -18,12 +18,12 @@ use super::meters::Watching;
 use super::replicated::Replicated;
 use super::view::Confirmed;
 use super::watch_hub::{Compacted, Position, WatchHub};
-use crate::directory::{ConnectionId, Directory, Revision};
+use crate::directory::{ConnectionId, Directory, Revision, Topic};
 use crate::net::framed::{self, FrameReader};
 use crate::net::{ReadHalf, WriteHalf};
 use crate::wire::peer::{Stamp, WatchFrame, WatchFrom};
 
-/// Connections in one chunk of a snapshot.
+/// Connections, or topics, in one chunk of a snapshot.
 const CHUNK: usize = 1024;
 
 /// Changes that are gathered into one write, at most, and their bytes.
@@ -104,6 +104,11 @@ impl Watcher<'_> {
         }
         let frozen = self.of.state.frozen();
         self.send(&sessions(&frozen)).await?;
+        let mut of_topics = frozen.topics("");
+        while let Some(chunk) = topics(&mut of_topics) {
+            self.send(&chunk).await?;
+        }
+        drop(of_topics);
         let mut after = None;
         while with_connections && let Some((last, chunk)) = chunk(&frozen, after) {
             self.send(&chunk).await?;
@@ -266,6 +271,12 @@ async fn until_confirmed(confirming: &mut Option<(Instant, Confirmation)>) -> (u
 pub(super) fn sessions(frozen: &Directory) -> WatchFrame {
     let sessions = frozen.sessions().map(|live| (live.epoch, Arc::clone(live.session))).collect();
     WatchFrame::SnapshotChunk { sessions, connections: Vec::new() }
+}
+
+/// The next topics, as long as there are some.
+pub(super) fn topics(from: &mut impl Iterator<Item = Topic>) -> Option<WatchFrame> {
+    let topics: Vec<_> = from.take(CHUNK).map(|Topic { topic, sessions }| (topic, sessions)).collect();
+    (!topics.is_empty()).then_some(WatchFrame::SnapshotTopics(topics))
 }
 
 /// The connections after `after`, and the last of them.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::dial;
 use crate::net::framed::{self, FrameReader};
 use crate::net::{ReadHalf, WriteHalf};
-use crate::wire::peer::{ClusterMark, Delivered, Hello, Response};
+use crate::wire::peer::{ClusterMark, Delivered, GatewayResponse, Hello, Response};
 
 /// Requests that wait to be written: enough to fill a write, few enough to notice a stream that does not move.
 const QUEUE: usize = 256;
@@ -36,6 +36,12 @@ impl Answered for Response {
 }
 
 impl Answered for Delivered {
+    fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Answered for GatewayResponse {
     fn id(&self) -> u64 {
         self.id
     }

@@ -49,7 +49,7 @@ fn body(delivery: &Deliver, group: &[Found]) -> DeliverBody {
     };
     DeliverBody {
         id: delivery.message.id.to_string(),
-        connections: delivery.targets.iter().map(ToString::to_string).collect(),
+        connections: group.iter().map(|found| found.id.to_string()).collect(),
         event: delivery.message.event.as_deref().map(str::to_owned),
         data,
         data_b64,

@@ -17,6 +17,8 @@ pub struct Order {
     pub devices: Vec<Arc<str>>,
     /// Not to these connections.
     pub except: Vec<ConnectionId>,
+    /// Of a push to a topic or to everybody: written to so many connections a second; 0: without a pause.
+    pub rate_per_s: u32,
     /// Of a push to a connection: refused unless this is the epoch of its session.
     pub if_match: Option<Epoch>,
 }
@@ -54,6 +56,17 @@ pub enum Target {
     User(Arc<str>),
     /// One connection.
     Connection(ConnectionId),
+    /// Every connection that is subscribed to a topic.
+    Topic(Arc<str>),
+    /// Every connection.
+    All,
+}
+
+impl Target {
+    /// Whether it is for those whom only their gateways know.
+    pub fn is_many(&self) -> bool {
+        matches!(self, Self::Topic(_) | Self::All)
+    }
 }
 
 /// A push that was carried out, for better or worse.
@@ -61,8 +74,22 @@ pub enum Target {
 pub struct Pushed {
     /// Revision at which the targets were resolved.
     pub revision: Revision,
-    /// One per target. Empty when `except` left no target of a user who is online.
+    /// One per target; empty when `except` left no target of a user who is online. Of a push to many, some of them, those that were
+    /// not reached first.
     pub results: Vec<TargetResult>,
+    /// Of a push to many: how many.
+    pub spread: Option<Spread>,
+}
+
+/// How many a push to many reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// Connections that it reached.
+    pub delivered: u64,
+    /// Connections that it did not reach. A gateway that gave no answer counts as one.
+    pub failed: u64,
+    /// Names of the gateways that gave no answer, in order.
+    pub unanswered: Vec<Arc<str>>,
 }
 
 /// What became of a push for one connection.
@@ -94,6 +121,18 @@ pub enum PushRefused {
     /// Not known: a linearizable read is needed and can't be had.
     #[error("{0}")]
     Unavailable(crate::view::Stale),
+    /// Not known: nobody has it but gateways that can't be reached, although the directory has their leases.
+    #[error("{} can't be reached, and nobody else is there", gateways.join(", "))]
+    Unreached {
+        /// Their names.
+        gateways: Vec<Arc<str>>,
+    },
+    /// Nothing was pushed: a gateway writes as many messages at a rate as it may.
+    #[error("gateway {gateway} writes as many messages at a rate as it takes at once; try again")]
+    Busy {
+        /// Its name.
+        gateway: Arc<str>,
+    },
     /// Nothing is known of any target.
     #[error("no answer about any target in time")]
     Timeout,

@@ -13,28 +13,33 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::deliver_url;
-use super::links::Links;
+use super::links::{Links, OnItsWay};
 use super::{Order, PushRefused, Pushed, Target, TargetResult};
 use crate::directory::{ConnectionId, Epoch, GatewayAddresses, Revision};
 use crate::net::http::Client;
 use crate::view::{At, Found, Stale, View};
-use crate::wire::peer::{Deliver, Message, TargetStatus};
+use crate::wire::peer::{Deliver, Delivery, Message, TargetStatus, Targets};
 
 /// Where this process delivers to itself. Two implementors: a gateway's own sockets, and a directory node, which has none.
 pub trait Local: Send + Sync + 'static {
     /// The session of the gateway that this is, if it is one and has one.
     fn epoch(&self) -> Option<Epoch>;
 
-    /// Delivers to sockets of this process; one status per target, in order. Messages enter the outboxes in the order in
-    /// which these calls are first polled.
-    fn deliver(&self, delivery: Deliver) -> impl Future<Output = Vec<TargetStatus>> + Send;
+    /// A message that has entered the outboxes.
+    type Entered: Send;
+
+    /// Puts a message into the outboxes of sockets of this process: when this returns, no later one can overtake it.
+    fn enter(&self, delivery: Deliver) -> impl Future<Output = Self::Entered> + Send;
+
+    /// What became of it.
+    fn outcome(&self, entered: Self::Entered) -> impl Future<Output = Delivery> + Send;
 }
 
 /// Resolves targets in a view and sends one message per gateway.
 #[derive(Debug)]
 pub struct Router<V, L> {
-    view: Arc<V>,
-    local: Arc<L>,
+    pub(super) view: Arc<V>,
+    pub(super) local: Arc<L>,
     links: Links,
     http: Client,
     process: Arc<str>,
@@ -62,11 +67,31 @@ impl<V: View, L: Local> Router<V, L> {
     /// # Errors
     /// When nothing was pushed, see [`PushRefused`].
     pub async fn push(&self, order: Order) -> Result<Pushed, PushRefused> {
-        self.push_together(vec![order]).await.pop().expect("there is one answer per order")
+        let pushed = match order.target.is_many() {
+            true => self.spread(&[order]).await,
+            false => self.push_together(vec![order]).await,
+        };
+        pushed.into_iter().next().expect("there is one answer per order")
     }
 
     /// Pushes in order; one answer per order. Those that reach one connection arrive there in this order.
     pub async fn push_many(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
+        if !orders.iter().any(|order| order.target.is_many()) {
+            return self.push_to_users(orders).await;
+        }
+        // What goes to many may go to anybody, so what comes after it waits for it.
+        let mut answers = Vec::with_capacity(orders.len());
+        for run in orders.chunk_by(|one, next| one.target.is_many() == next.target.is_many()) {
+            answers.extend(match run[0].target.is_many() {
+                true => self.spread(run).await,
+                false => self.push_to_users(run.to_vec()).await,
+            });
+        }
+        answers
+    }
+
+    /// As `push_many`, for users and connections.
+    async fn push_to_users(&self, orders: Vec<Order>) -> Vec<Result<Pushed, PushRefused>> {
         let owners = self.owners(&orders).await;
         let mut groups: BTreeMap<Target, (Vec<usize>, Vec<Order>)> = BTreeMap::new();
         for (position, order) in orders.into_iter().enumerate() {
@@ -132,8 +157,7 @@ impl<V: View, L: Local> Router<V, L> {
         before: &Resolved,
         first: Vec<Vec<Tried>>,
     ) -> Vec<Result<Pushed, PushRefused>> {
-        let labels = [("process", Arc::clone(&self.process)), ("reason", reason(&first).into())];
-        metrics::counter!("switchboard_push_reresolve_total", &labels).increment(1);
+        self.count_reresolve(reason(&first));
         let confirmed = match self.view.linearize().await {
             Ok(()) => self.resolve_all(orders).await,
             Err(stale) => Err(stale),
@@ -166,6 +190,11 @@ impl<V: View, L: Local> Router<V, L> {
             .collect()
     }
 
+    pub(super) fn count_reresolve(&self, reason: &'static str) {
+        let labels = [("process", Arc::clone(&self.process)), ("reason", reason.into())];
+        metrics::counter!("switchboard_push_reresolve_total", &labels).increment(1);
+    }
+
     /// Looks for each target once.
     async fn resolve_all(&self, orders: &[Order]) -> Result<Resolved, Stale> {
         let mut resolved = Resolved::new();
@@ -184,6 +213,7 @@ impl<V: View, L: Local> Router<V, L> {
                 let At { value, revision } = self.view.connection(*id).await?;
                 Ok(At { value: value.into_iter().collect(), revision })
             }
+            Target::Topic(_) | Target::All => unreachable!("what goes to many is not resolved to connections"),
         }
     }
 
@@ -219,55 +249,28 @@ impl<V: View, L: Local> Router<V, L> {
         let session = Arc::clone(&group[0].session);
         let targets: Vec<ConnectionId> = group.iter().map(|found| found.id).collect();
         let here = self.local.epoch() == Some(targets[0].epoch);
-        let delivery = Deliver { id: 0, message: Arc::clone(message), targets, resolved };
+        let delivery = Deliver { id: 0, message: Arc::clone(message), targets: Targets::Each(targets), resolved };
         if here {
-            return self.start_here(delivery, group).await;
+            let entered = self.local.enter(delivery).await;
+            return Box::pin(async move { known_or_not(group, Some(self.local.outcome(entered).await)) });
         }
-        match reach(&session.addresses) {
-            Reach::Peer(address) => {
-                // A gateway that does not read fills its link. What finds no room in the message's own time was not sent.
-                let room = Duration::from_millis(message.timeout_ms.into());
-                match tokio::time::timeout(room, self.links.send(address, delivery)).await {
-                    Ok(Some(sent)) => Box::pin(async move { known_or_not(group, sent.statuses().await) }),
-                    Ok(None) | Err(_) => Box::pin(async move { unreachable(group) }),
-                }
-            }
-            Reach::Url(url) => {
-                // Only an answer shows that a request has arrived, and requests may overtake each other.
-                let tried = deliver_url::deliver(&self.http, url, delivery, group).await;
-                Box::pin(std::future::ready(tried))
-            }
-            Reach::Nowhere => Box::pin(async move { unreachable(group) }),
+        if let (None, Some(url)) = (&session.addresses.peer, &session.addresses.deliver_url) {
+            // Only an answer shows that a request has arrived, and requests may overtake each other.
+            let tried = deliver_url::deliver(&self.http, url, delivery, group).await;
+            return Box::pin(std::future::ready(tried));
+        }
+        match self.send_to(&session.addresses, delivery).await {
+            Some(sent) => Box::pin(async move { known_or_not(group, sent.outcome().await) }),
+            None => Box::pin(async move { unreachable(group) }),
         }
     }
 
-    /// Delivers to sockets of this process.
-    async fn start_here(&self, delivery: Deliver, group: Vec<Found>) -> BoxFuture<'_, Vec<Tried>> {
-        let mut statuses = Box::pin(self.local.deliver(delivery));
-        // Polled once now, so that the message is in the outboxes before the next one.
-        let now = futures_util::poll!(&mut statuses);
-        Box::pin(async move {
-            let statuses = match now {
-                std::task::Poll::Ready(statuses) => statuses,
-                std::task::Poll::Pending => statuses.await,
-            };
-            group.into_iter().zip(statuses.into_iter().map(Some)).collect()
-        })
-    }
-}
-
-/// How a gateway is reached.
-enum Reach<'a> {
-    Peer(&'a Arc<str>),
-    Url(&'a Arc<str>),
-    Nowhere,
-}
-
-fn reach(addresses: &GatewayAddresses) -> Reach<'_> {
-    match (&addresses.peer, &addresses.deliver_url) {
-        (Some(peer), _) => Reach::Peer(peer),
-        (None, Some(url)) => Reach::Url(url),
-        (None, None) => Reach::Nowhere,
+    /// Sends a message to a gateway over its link. When this returns, no later one can overtake it. `None`: it was not sent.
+    pub(super) async fn send_to(&self, addresses: &GatewayAddresses, delivery: Deliver) -> Option<OnItsWay> {
+        let address = addresses.peer.as_ref()?;
+        // A gateway that does not read fills its link. What finds no room in the message's own time was not sent.
+        let room = Duration::from_millis(delivery.message.timeout_ms.into());
+        tokio::time::timeout(room, self.links.send(address, delivery)).await.ok().flatten()
     }
 }
 
@@ -284,10 +287,13 @@ pub(super) fn unreachable(group: Vec<Found>) -> Vec<Tried> {
     group.into_iter().map(|found| (found, Some(TargetStatus::Unreachable))).collect()
 }
 
-fn known_or_not(group: Vec<Found>, statuses: Option<Vec<TargetStatus>>) -> Vec<Tried> {
-    match statuses {
-        Some(statuses) => group.into_iter().zip(statuses.into_iter().map(Some)).collect(),
-        None => group.into_iter().map(|found| (found, None)).collect(),
+fn known_or_not(group: Vec<Found>, delivery: Option<Delivery>) -> Vec<Tried> {
+    match delivery {
+        Some(Delivery::Each(statuses)) if statuses.len() == group.len() => {
+            group.into_iter().zip(statuses.into_iter().map(Some)).collect()
+        }
+        // An answer to another question counts as none.
+        Some(_) | None => group.into_iter().map(|found| (found, None)).collect(),
     }
 }
 
@@ -346,5 +352,5 @@ fn pushed(revision: Revision, tried: Vec<Tried>) -> Pushed {
         gateway: Arc::clone(&found.session.gateway),
         status: status.unwrap_or(TargetStatus::Timeout),
     });
-    Pushed { revision, results: results.collect() }
+    Pushed { revision, results: results.collect(), spread: None }
 }

@@ -1,5 +1,7 @@
 //! The resolve rule against a view that lags behind the directory, and sockets that note what they are sent.
 
+mod spread;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +15,7 @@ use crate::directory::{
 };
 use crate::net::http::Client;
 use crate::view::{At, Counts, Found, Stale, View};
-use crate::wire::peer::{Ack, Deliver, Message, Payload, TargetStatus};
+use crate::wire::peer::{Ack, Deliver, Delivery, Message, Payload, Reached, TargetStatus, Targets};
 
 /// What a process knows, and what is true.
 #[derive(Default)]
@@ -95,7 +97,15 @@ impl View for Lagging {
     }
 
     fn sessions(&self) -> At<Vec<(Epoch, Arc<Session>, u64)>> {
-        unreachable!("a push lists nothing")
+        let known = self.known.lock().unwrap();
+        let value = known.sessions().map(|live| (live.epoch, Arc::clone(live.session), live.connections)).collect();
+        At { value, revision: known.revision() }
+    }
+
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        let known = self.known.lock().unwrap();
+        let session = |epoch| Some((epoch, Arc::clone(known.session(epoch)?.session)));
+        At { value: known.sessions_of(topic).into_iter().filter_map(session).collect(), revision: known.revision() }
     }
 
     fn counts(&self) -> At<Counts> {
@@ -138,7 +148,13 @@ impl Local for Sockets {
         *self.epoch.lock().unwrap()
     }
 
-    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
+    type Entered = Delivery;
+
+    async fn enter(&self, delivery: Deliver) -> Delivery {
+        let targets = match &delivery.targets {
+            Targets::Each(targets) => targets,
+            Targets::Many(_) => return self.spread(&delivery.message),
+        };
         let status = |target: &ConnectionId| {
             if !self.open.lock().unwrap().contains(&target.serial) {
                 return TargetStatus::Gone;
@@ -149,7 +165,11 @@ impl Local for Sockets {
             self.sent.lock().unwrap().push((target.serial, Arc::clone(&delivery.message.id)));
             TargetStatus::Written
         };
-        delivery.targets.iter().map(status).collect()
+        Delivery::Each(targets.iter().map(status).collect())
+    }
+
+    async fn outcome(&self, delivery: Delivery) -> Delivery {
+        delivery
     }
 }
 
@@ -193,7 +213,7 @@ impl Bench {
 fn order(target: Target, id: &str) -> Order {
     let data = Payload::Json(Bytes::from_static(b"1"));
     let message = Message { id: id.into(), topic: None, event: None, data, ack: Ack::Written, timeout_ms: 200 };
-    Order { target, message: Arc::new(message), devices: Vec::new(), except: Vec::new(), if_match: None }
+    Order { target, message: Arc::new(message), devices: Vec::new(), except: Vec::new(), rate_per_s: 0, if_match: None }
 }
 
 fn to_user(user: &str, id: &str) -> Order {

@@ -31,7 +31,7 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// # Errors
 /// When the settings make no sense, a port is taken, or a node can't go on.
 pub async fn run(args: DevArgs) -> Result<(), Failed> {
-    args.check()?;
+    let settings = args.gateways().await?;
     let shutdown = Shutdown::default();
     let _housekeeping = housekeeping(&shutdown);
     // Removed when it is dropped, after everything that writes into it has ended.
@@ -41,10 +41,11 @@ pub async fn run(args: DevArgs) -> Result<(), Failed> {
     // The nodes stay until the gateways have said goodbye, so they have an end of their own.
     let nodes_stop = CancellationToken::new();
     let nodes = start_nodes(&args, &data_dir, &nodes_stop).await?;
-    let gateways = start_gateways(&args, &nodes, &shutdown).await?;
+    let who = if settings.tokens.is_some() { "token=TOKEN" } else { "user=alice" };
+    let gateways = start_gateways(&args, settings, &nodes, &shutdown).await?;
     let addresses = Addresses::of(&nodes, &gateways);
     if shutdown.stop.run_until_cancelled(wait_until_ready(&addresses)).await.is_some() {
-        addresses.print(args.data_dir.as_deref());
+        addresses.print(args.data_dir.as_deref(), who);
     }
     let ended = wait(nodes, gateways, &shutdown, &nodes_stop).await;
     tracing::info!("the cluster has ended");
@@ -83,7 +84,12 @@ async fn start_nodes(args: &DevArgs, data_dir: &Path, stop: &CancellationToken) 
     Ok(nodes)
 }
 
-async fn start_gateways(args: &DevArgs, nodes: &[Node], shutdown: &Shutdown) -> Result<Vec<Running>, Failed> {
+async fn start_gateways(
+    args: &DevArgs,
+    settings: gateway::Settings,
+    nodes: &[Node],
+    shutdown: &Shutdown,
+) -> Result<Vec<Running>, Failed> {
     let directory: Vec<String> = nodes.iter().map(|node| node.peer.to_string()).collect();
     let mut gateways = Vec::new();
     for i in 1..=args.gateways {
@@ -94,9 +100,7 @@ async fn start_gateways(args: &DevArgs, nodes: &[Node], shutdown: &Shutdown) -> 
             listen_clients: address(args, 8000 + i),
             listen_api: address(args, 8100 + i),
             listen_peer: address(args, 8200 + i),
-            lease: args.lease,
-            policy: args.policy.policy(),
-            ..gateway::Settings::default()
+            ..settings.clone()
         };
         let started = Gateway::start(settings, shutdown.stop.clone(), shutdown.kill.clone()).await;
         gateways.push(started.map_err(failed)?);
@@ -187,7 +191,7 @@ impl Addresses {
     }
 
     /// A table, three commands to try next, and the same addresses in one line for programs.
-    fn print(&self, data_dir: Option<&Path>) {
+    fn print(&self, data_dir: Option<&Path>, who: &str) {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
         table.set_header(["process", "clients (WebSocket)", "api (HTTP)", "peer"]);
@@ -205,7 +209,7 @@ impl Addresses {
         if let (Some(first), Some(last)) = (self.gateways.first(), self.gateways.last()) {
             let clients = first.clients.as_deref().unwrap_or_default();
             println!("\nTry, each in a terminal of its own:");
-            println!("  websocat --ping-interval 20 'ws://{clients}/ws?user=alice'");
+            println!("  websocat --ping-interval 20 'ws://{clients}/ws?{who}'");
             println!("  curl -s http://{}/v1/users/alice", self.directories[0].api);
             println!(
                 "  curl -s -X POST http://{}/v1/users/alice/push -d '{{\"event\":\"hello\",\"data\":\"from afar\"}}'\n",

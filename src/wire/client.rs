@@ -1,5 +1,7 @@
 //! The JSON frames of client WebSockets, one object a text frame.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -60,6 +62,25 @@ pub enum ServerFrame {
         /// Revision that contains its effect.
         revision: u64,
     },
+    /// Who is subscribed to a topic: at first all of them, then what has changed; of too many their number alone.
+    Presence {
+        /// The topic.
+        topic: String,
+        /// All of them, by connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<Members>,
+        /// Those who were not there when the client was last told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        joins: Option<Members>,
+        /// Those who are not there any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        leaves: Option<Members>,
+        /// How many there are, where that is all that is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
+        /// Revision of the directory that the gateway had seen by then.
+        revision: u64,
+    },
     /// A request, or a frame, was refused.
     Error {
         /// The request's `id`, where it had one.
@@ -91,6 +112,19 @@ pub enum ServerFrame {
     },
 }
 
+/// Subscribers of a topic, by connection.
+pub type Members = BTreeMap<String, PresenceMember>;
+
+/// A subscriber of a topic, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresenceMember {
+    /// Whose connection it is.
+    pub user: String,
+    /// Its device.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
+}
+
 /// A request's `id`, any JSON value; compared by its text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -120,12 +154,15 @@ pub struct ClientFrame<'a> {
     /// Of `connect`: who it is, where no client authentication is configured.
     #[serde(default)]
     pub user: Option<String>,
-    /// Of `connect`: credentials.
+    /// Of `connect` and `refresh`: credentials.
     #[serde(default)]
     pub token: Option<String>,
     /// Of `connect`: topics to subscribe to.
     #[serde(default)]
     pub topics: Option<Vec<String>>,
+    /// Of `subscribe`: whether to tell who else is subscribed.
+    #[serde(default)]
+    pub presence: bool,
     /// Of `connect`: metadata to keep with the entry.
     #[serde(borrow, default)]
     pub meta: Option<&'a RawValue>,

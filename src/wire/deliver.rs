@@ -1,4 +1,4 @@
-//! What travels between gateways: messages for connections of one gateway, and what became of them.
+//! What travels to gateways: messages for connections of one gateway, named or not, and what became of them.
 
 use std::sync::Arc;
 
@@ -14,10 +14,30 @@ pub struct Deliver {
     pub id: u64,
     /// What to deliver.
     pub message: Arc<Message>,
-    /// To whom; all are of this gateway.
-    pub targets: Vec<ConnectionId>,
+    /// To whom.
+    pub targets: Targets,
     /// The revision at which the targets were resolved; the gateway first applies at least that.
     pub resolved: Revision,
+}
+
+/// To whom a message goes in one gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Targets {
+    /// These connections.
+    Each(Vec<ConnectionId>),
+    /// All who are subscribed to the message's topic; without a topic all clients. The gateway knows who that is.
+    Many(Pick),
+}
+
+/// Which of many connections are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pick {
+    /// Only these devices; empty: all.
+    pub devices: Vec<Arc<str>>,
+    /// Not these connections.
+    pub except: Vec<ConnectionId>,
+    /// Written to so many a second, and answered at once; 0: written without a pause.
+    pub rate_per_s: u32,
 }
 
 /// Ids of messages whose sender named a key begin so, which no other id does; a gateway writes such a message once per
@@ -68,8 +88,35 @@ pub enum Ack {
 pub struct Delivered {
     /// The delivery's id.
     pub id: u64,
-    /// One per target, in order.
-    pub statuses: Vec<TargetStatus>,
+    /// What became of it.
+    pub delivery: Delivery,
+}
+
+/// What became of a message at one gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// One per named target, in order.
+    Each(Vec<TargetStatus>),
+    /// Of many.
+    Many(Reached),
+    /// As many messages are written at a rate as the gateway takes at once. Nothing was written.
+    Busy,
+}
+
+/// Single connections that are told of a message for many, of each gateway and in the answer of a service.
+pub const RESULTS_MAX: usize = 100;
+
+/// What became of a message for many connections of one gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Connections that it reached; of one that is written at a rate: that it will be written to.
+    pub delivered: u64,
+    /// Connections that it did not reach although they are there.
+    pub failed: u64,
+    /// Connections that are there and were excepted.
+    pub excepted: u64,
+    /// Some of them, at most [`RESULTS_MAX`]: first of those that it did not reach.
+    pub results: Vec<(ConnectionId, TargetStatus)>,
 }
 
 /// What became of a message for one connection.

@@ -8,6 +8,7 @@
 //! Binary forms are positional (postcard) and can't skip unknown fields, so a stream begins with a version byte and a
 //! process refuses a version that it does not speak.
 
+mod ask;
 pub mod client;
 pub mod close;
 mod deliver;

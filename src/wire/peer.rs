@@ -8,7 +8,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::deliver::{Ack, Deliver, Delivered, KEYED_PREFIX, Message, Payload, TargetStatus};
+pub use super::ask::{
+    GatewayAnswer, GatewayAsk, GatewayRequest, GatewayResponse, Member, PRESENCE_MEMBERS_MAX, Subscribed,
+};
+pub use super::deliver::{
+    Ack, Deliver, Delivered, Delivery, KEYED_PREFIX, Message, Payload, Pick, RESULTS_MAX, Reached, TargetStatus,
+    Targets,
+};
 use crate::directory::{
     Ban, Batch, BatchDone, BatchRefused, Connection, ConnectionId, Disconnect, Epoch, Event, OpenSession, Reason,
     Release, Revision, Session,
@@ -22,7 +28,7 @@ pub type Versions = (u8, u8);
 
 /// The versions that this release speaks. A release speaks the one before its own, so that processes can be replaced one
 /// by one.
-pub const SPEAKS: Versions = (2, 2);
+pub const SPEAKS: Versions = (3, 3);
 
 /// The newest version that both sides speak.
 #[must_use]
@@ -68,6 +74,8 @@ pub enum Purpose {
     Identify,
     /// As `Control`, for opening, renewing and ending sessions: a node answers these whatever else it has to do.
     Leases,
+    /// [`GatewayRequest`]s to a gateway, each answered by a [`GatewayResponse`].
+    Ask,
 }
 
 /// Answer to a [`Hello`].
@@ -385,7 +393,7 @@ pub enum WatchFrom {
     Snapshot,
     /// With what comes after this revision; answered by `Compacted` if that is no longer held.
     After(Revision),
-    /// As `Snapshot`, but of the sessions only: for a replica that asks for the users that it needs.
+    /// As `Snapshot`, but without connections: for a replica that asks for the users that it needs.
     Sessions,
 }
 
@@ -437,4 +445,7 @@ pub enum WatchFrame {
     },
     /// Peer addresses of all members of the group; at the beginning, and whenever they change.
     Members(Vec<String>),
+    /// A part of the state, as `SnapshotChunk`: topics and the sessions that have subscribers of them. It comes after the
+    /// sessions, also where no connections are wanted.
+    SnapshotTopics(Vec<(Arc<str>, Vec<Epoch>)>),
 }

@@ -63,7 +63,7 @@ async fn garbage_is_answered_with_the_documented_close_code() {
     socket.send(json!({ "type": "dance", "id": 7 })).await;
     let error = socket.frame("error").await;
     assert_eq!((&error["re"], &error["temporary"]), (&json!(7), &json!(false)));
-    socket.send(json!({ "type": "subscribe", "id": "s", "topics": ["room:7"] })).await;
+    socket.send(json!({ "type": "send", "id": "s", "data": 1 })).await;
     let error = socket.frame("error").await;
     assert_eq!((&error["re"], &error["code"]), (&json!("s"), &json!("not_implemented")));
 

@@ -232,7 +232,7 @@ async fn every_process_tells_how_it_is() {
         assert_eq!(info["cluster"], "switchboard");
         let unknown = cluster.http.get(&api, "/v1/nothing").await;
         assert_eq!((unknown.status, &unknown.body["error"]["code"]), (404, &json!("not_found")));
-        for later in ["/v1/webhooks", "/v1/broadcast"] {
+        for later in ["/v1/webhooks", "/v1/openapi.json"] {
             assert_eq!(cluster.http.get(&api, later).await.status, 501, "{later}");
         }
     }

@@ -23,4 +23,6 @@ mod restore;
 mod services;
 mod soak;
 mod state;
+mod tokens;
+mod topics;
 mod twins;

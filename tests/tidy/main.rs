@@ -20,9 +20,10 @@ const FUNCTION_LINES: usize = 70;
 const EMPTY_NAMES: [&str; 8] = ["utils", "util", "helpers", "helper", "common", "types", "misc", "shared"];
 
 /// What each part of the service may import of the others. Arrows point down only: a part stands below all that import it.
-const ARROWS: [(&str, &[&str]); 25] = [
+const ARROWS: [(&str, &[&str]); 27] = [
     ("chance", &[]),
     ("lease", &[]),
+    ("pattern", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("directory", &[]),
@@ -35,6 +36,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
     ("view", &["directory"]),
     ("wire", &["directory"]),
     ("peer", &["net", "wire"]),
+    ("tokens", &["chance", "clock", "directory", "net", "pattern"]),
     ("client", &["chance", "directory", "net", "peer", "wire"]),
     ("push", &["directory", "net", "peer", "view", "wire"]),
     ("api", &["chance", "clock", "directory", "lease", "net", "push", "telemetry", "view", "wire"]),
@@ -70,23 +72,25 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "memory",
             "memory",
             "net",
+            "pattern",
             "peer",
             "push",
             "telemetry",
             "threads",
+            "tokens",
             "view",
             "wire",
         ],
     ),
     // Verbs that work on the files of a node that does not run.
-    ("cli", &["chance", "net", "node", "wire"]),
+    ("cli", &["chance", "clock", "net", "node", "pattern", "tokens", "wire"]),
     // Compares what nodes and gateways show, in tests.
     ("agreement", &["api", "directory", "gateway", "node", "view", "wire"]),
-    ("config", &["gateway", "lease", "net", "node"]),
+    ("config", &["gateway", "lease", "net", "node", "pattern", "tokens"]),
     ("roles", &["cli", "config", "gateway", "net", "node", "shutdown", "telemetry"]),
     ("command_line", &["cli", "config", "roles", "telemetry"]),
     // For jepsen/fuzz and for tests.
-    ("fuzz", &["api", "command_line", "config", "directory", "gateway", "net", "node", "wire"]),
+    ("fuzz", &["api", "command_line", "config", "directory", "gateway", "net", "node", "tokens", "wire"]),
     ("main", &["command_line"]),
 ];
 

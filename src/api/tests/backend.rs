@@ -13,10 +13,12 @@ use crate::api::{Backend, Feed, FeedItem, FeedRefused, FeedRequest, History, Pas
 use crate::directory::{
     Command, ConnectionId, Directory, Entry, Epoch, LiveConnection, OpenRefused, Outcome, Revision, Session, Topic,
 };
-use crate::push::{Order, PushRefused, Pushed, Target, TargetResult};
+use crate::push::{Order, PushRefused, Pushed, Spread, Target, TargetResult};
 use crate::view::{At, Counts, Found, Stale, View};
-use crate::wire::http::{Cluster, Info, Member, TopicCount};
-use crate::wire::peer::{Answer, ChangeRefused, Failure, GroupChange, RequestBody, TargetStatus};
+use crate::wire::http::{Cluster, Info, Member};
+use crate::wire::peer::{
+    Answer, ChangeRefused, Failure, GatewayAnswer, GatewayAsk, GroupChange, RequestBody, TargetStatus,
+};
 
 /// What is told to behave otherwise.
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ pub(super) struct Told {
     pub(super) last_seen: Vec<(&'static str, u64)>,
     /// The process is no directory node; what it passes on is answered so, or if that is empty by the path.
     pub(super) passed_on: Option<&'static str>,
+    /// What gateways answer that are asked about their connections; otherwise they can't be asked.
+    pub(super) of_gateways: Option<fn(&str, &GatewayAsk) -> Option<GatewayAnswer>>,
     /// The process must not answer for the cluster.
     pub(super) shut_out: Option<String>,
 }
@@ -52,6 +56,8 @@ pub(super) struct Alone {
     pub(super) told: Mutex<Told>,
     /// Everything that was pushed.
     pub(super) pushed: Mutex<Vec<Order>>,
+    /// Every question to a gateway.
+    pub(super) asked: Mutex<Vec<(String, GatewayAsk)>>,
     /// Every feed that was asked for.
     pub(super) feeds: Mutex<Vec<FeedRequest>>,
     /// Lines of every feed; feeds stay open after the last.
@@ -76,6 +82,7 @@ impl Alone {
             view,
             told: Mutex::default(),
             pushed: Mutex::default(),
+            asked: Mutex::default(),
             feeds: Mutex::default(),
             lines: Mutex::default(),
             ready: AtomicBool::new(true),
@@ -118,6 +125,14 @@ impl Alone {
                 let At { value, revision } = self.view.look_for(*id);
                 At { value: value.into_iter().collect(), revision }
             }
+            // Whoever is there is subscribed to what its gateway has.
+            Target::Topic(topic) => {
+                let epochs: Vec<Epoch> = self.view.subscribed(topic).value.iter().map(|(epoch, _)| *epoch).collect();
+                let At { mut value, revision } = self.view.scan(None, 1000);
+                value.retain(|found| epochs.contains(&found.id.epoch));
+                At { value, revision }
+            }
+            Target::All => self.view.scan(None, 1000),
         };
         if value.is_empty() {
             return Err(PushRefused::Offline { as_of: revision });
@@ -128,7 +143,9 @@ impl Alone {
         let status = told.status.unwrap_or(TargetStatus::Written);
         let result = |found: &Found| TargetResult { id: found.id, gateway: found.session.gateway.clone(), status };
         let meant = value.iter().filter(|found| !order.except.contains(&found.id));
-        Ok(Pushed { revision, results: meant.map(result).collect() })
+        let results: Vec<_> = meant.map(result).collect();
+        let spread = order.target.is_many().then(|| Spread { delivered: results.len() as u64, ..Spread::default() });
+        Ok(Pushed { revision, results, spread })
     }
 }
 
@@ -192,6 +209,15 @@ impl View for Memory {
         let directory = self.directory.lock().unwrap();
         let value = directory.sessions().map(|live| (live.epoch, Arc::clone(live.session), live.connections)).collect();
         At { value, revision: directory.revision() }
+    }
+
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        let directory = self.directory.lock().unwrap();
+        let session = |epoch| Some((epoch, Arc::clone(directory.session(epoch)?.session)));
+        At {
+            value: directory.sessions_of(topic).into_iter().filter_map(session).collect(),
+            revision: directory.revision(),
+        }
     }
 
     fn counts(&self) -> At<Counts> {
@@ -315,13 +341,20 @@ impl Backend for Alone {
         told.passed_on.is_none().then(|| self.view.directory.lock().unwrap().clone())
     }
 
-    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<TopicCount>>, StateRefused> {
+    async fn ask_gateway(
+        &self,
+        _epoch: Epoch,
+        session: &Session,
+        ask: GatewayAsk,
+        _within: Duration,
+    ) -> Option<GatewayAnswer> {
+        self.asked.lock().unwrap().push((session.gateway.to_string(), ask.clone()));
+        self.told.lock().unwrap().of_gateways.and_then(|answer| answer(&session.gateway, &ask))
+    }
+
+    async fn topics(&self, ask: TopicsAsk) -> Result<At<Vec<Topic>>, StateRefused> {
         let directory = self.view.directory.lock().unwrap();
-        let count = |topic: Topic| {
-            let sessions = topic.sessions.len() as u64;
-            TopicCount { topic: topic.topic.to_string(), connections: sessions, gateways: sessions }
-        };
-        let value = directory.topics(&ask.prefix).map(count).take(ask.limit).collect();
+        let value = directory.topics(&ask.prefix).take(ask.limit).collect();
         Ok(At { value, revision: directory.revision() })
     }
 

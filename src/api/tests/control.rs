@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock;
+use crate::wire::peer::{GatewayAnswer, GatewayAsk, Member, Subscribed};
 
 #[tokio::test]
 async fn a_disconnect_asks_the_gateway_and_says_who_is_still_there() {
@@ -195,10 +196,79 @@ async fn topics_are_counted_by_gateways_and_members_are_not_made_up() {
 }
 
 #[tokio::test]
+async fn gateways_tell_how_many_are_subscribed_and_who() {
+    let api = Api::start().await;
+    let ((one, _), (two, _)) = (api.session("gw-a").await, api.session("gw-b").await);
+    let ids = api.register(&one, &["alice", "bob"]).await;
+    for session in [&one, &two] {
+        api.op(session, json!({"op": "join", "topics": ["room:7", "news"]})).await;
+    }
+    // The first has alice and bob in room:7 and nobody in news; the second can be asked for counts only.
+    api.backend.tell(|told| {
+        told.of_gateways = Some(|gateway, ask| {
+            let member = |serial: u64, user: &str| {
+                // Its session is the first entry of the log.
+                let (id, device) = (crate::directory::ConnectionId { epoch: 1, serial }, "".into());
+                Member { id, user: user.into(), device }
+            };
+            match (gateway, ask) {
+                ("gw-a", GatewayAsk::Most { .. }) => Some(GatewayAnswer::Most(vec![("room:7".into(), 2)])),
+                ("gw-a", GatewayAsk::Counts(topics)) => Some(GatewayAnswer::Counts(
+                    topics.iter().map(|topic| 2 * u64::from(&**topic == "room:7")).collect(),
+                )),
+                ("gw-b", GatewayAsk::Most { .. }) => Some(GatewayAnswer::Most(vec![("news".into(), 5)])),
+                ("gw-b", GatewayAsk::Counts(topics)) => Some(GatewayAnswer::Counts(vec![5; topics.len()])),
+                ("gw-a", GatewayAsk::Members { after, limit, .. }) => {
+                    let all = [member(1, "alice"), member(2, "bob")];
+                    let rest: Vec<_> =
+                        all.into_iter().filter(|m| after.is_none_or(|after| m.id.serial > after)).collect();
+                    let more = rest.len() > *limit as usize;
+                    Some(GatewayAnswer::Members { members: rest.into_iter().take(*limit as usize).collect(), more })
+                }
+                ("gw-a", GatewayAsk::Subscribe { connections, .. }) => {
+                    let refused =
+                        Subscribed::Refused { code: "limit".into(), why: "too many".into(), temporary: false };
+                    Some(GatewayAnswer::Subscribed([vec![refused], vec![Subscribed::At(99)]].concat()))
+                        .filter(|_| connections.len() == 2)
+                        .or(Some(GatewayAnswer::Subscribed(vec![Subscribed::At(99); connections.len()])))
+                }
+                _ => None,
+            }
+        });
+    });
+    let list = api.get("/v1/topics").await.json();
+    let topic = |name: &str, connections| json!({"topic": name, "connections": connections, "gateways": 2});
+    assert_eq!((&list["topics"], &list["at_least"]), (&json!([topic("room:7", 7), topic("news", 5)]), &json!(false)));
+    let shown = api.get("/v1/topics/room:7").await.json();
+    assert_eq!((&shown["connections"], &shown["at_least"]), (&json!(7), &json!(false)));
+    let page = api.get("/v1/topics/room:7/members?limit=1").await.json();
+    assert_eq!(page["members"], json!([{"user": "alice", "connection": "c-1-1"}]));
+    let next = page["next_cursor"].as_str().unwrap();
+    let page = api.get(&format!("/v1/topics/room:7/members?limit=1&cursor={next}")).await.json();
+    assert_eq!(page["members"][0]["user"], "bob");
+    assert_eq!((&page["next_cursor"], &page["unknown"]), (&Value::Null, &json!(["gw-b"])));
+    let connections = api.get("/v1/connections?topic=room:7&user=bob").await.json();
+    assert_eq!((&connections["connections"][0]["id"], &connections["unknown"]), (&json!(ids[1]), &json!(["gw-b"])));
+    let subscribed = api.post("/v1/users/alice/subscribe", json!({"topics": ["room:7", "b", "b"]})).await.json();
+    assert_eq!((&subscribed["connections"], &subscribed["revision"]), (&json!(1), &json!(99)));
+    let (gateway, ask) = api.backend.asked.lock().unwrap().pop().unwrap();
+    let GatewayAsk::Subscribe { topics, begins: true, .. } = ask else { panic!("{ask:?}") };
+    assert_eq!((&*gateway, topics), ("gw-a", vec!["b".into(), "room:7".into()]));
+    api.register(&two, &["carol"]).await;
+    let unknown = api.post("/v1/users/carol/unsubscribe", json!({"topics": ["b"]})).await;
+    assert_eq!(unknown.error(), (503, "unavailable".into()));
+    let nobody = api.post("/v1/users/nobody/unsubscribe", json!({"topics": ["b"]})).await.json();
+    assert_eq!(nobody["connections"], 0);
+    for body in [json!({"topics": []}), json!({"topics": [""]}), json!({})] {
+        assert_eq!(api.post("/v1/users/alice/subscribe", body).await.error(), (400, "bad_request".into()));
+    }
+}
+
+#[tokio::test]
 async fn what_a_gateway_does_not_hold_is_asked_of_a_node() {
     let api = Api::start().await;
     api.backend.tell(|told| told.passed_on = Some(""));
-    for path in ["/v1/bans?limit=3", "/v1/topics?prefix=a", "/v1/topics/a%2Fb", "/v1/topics/a/members"] {
+    for path in ["/v1/bans?limit=3", "/v1/topics?prefix=a"] {
         let got = api.get(path).await;
         assert_eq!((&got.body[..], got.header("x-revision")), (path.as_bytes(), Some("77")));
     }

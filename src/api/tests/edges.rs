@@ -28,8 +28,6 @@ async fn every_failure_has_the_one_form() {
     assert!(answer.starts_with("HTTP/1.1 413"), "a body that is asked for first is never sent: {answer}");
     for (method, path) in [
         (Method::GET, "/v1/webhooks"),
-        (Method::POST, "/v1/topics/room:7/push"),
-        (Method::POST, "/v1/broadcast"),
         (Method::POST, "/v1/webhooks"),
         (Method::POST, "/v1/cluster/members/2/demote"),
         (Method::POST, "/v1/gateways/gw-1/drain"),

@@ -1,7 +1,7 @@
 //! Sessions of gateways of one's own, and pushes.
 
 use super::*;
-use crate::push::PushRefused;
+use crate::push::{PushRefused, Target};
 use crate::view::Stale;
 use crate::wire::peer::{Ack, Failure, Payload, TargetStatus};
 
@@ -223,7 +223,7 @@ async fn a_push_that_makes_no_sense_is_refused() {
         (json!({"data": 1, "except": ["x"]}), 400),
         (json!({"data": 1, "event": "x".repeat(129)}), 400),
         (json!({"data": 1, "ttl_ms": 1}), 501),
-        (json!({"data": 1, "rate_per_s": 1}), 501),
+        (json!({"data": 1, "rate_per_s": 1, "ack": "none"}), 400),
         (json!({"data": "x".repeat(1 << 20)}), 413),
     ] {
         assert_eq!(api.post("/v1/users/a/push", body).await.error().0, status);
@@ -272,10 +272,48 @@ async fn a_batch_of_pushes_answers_each_in_its_place() {
     assert_eq!((&results[0]["outcome"], &results[3]["outcome"]), (&json!("delivered"), &json!("delivered")));
     assert_eq!(results[3]["results"][0]["connection"], json!(ids[1]));
     assert_eq!((code(1), results[1]["as_of_revision"].is_u64()), (Some("offline"), true));
-    assert_eq!((code(2), code(4), code(5)), (Some("not_implemented"), Some("bad_request"), Some("bad_request")));
+    assert_eq!((code(2), code(4), code(5)), (Some("offline"), Some("bad_request"), Some("bad_request")));
     assert_eq!((code(6), code(7)), (Some("bad_request"), Some("offline")));
     let many: Vec<_> = (0..1001).map(|n| json!({"user": "alice", "data": n})).collect();
     assert_eq!(api.post("/v1/push:batch", json!({"items": &many[1..]})).await.status, 200);
     assert_eq!(api.post("/v1/push:batch", json!({ "items": many })).await.error(), (413, "too_large".into()));
     assert_eq!(api.post("/v1/push:batch", json!({"items": []})).await.json(), json!({"results": []}));
+}
+
+#[tokio::test]
+async fn topics_and_everybody_are_pushed_to() {
+    let api = Api::start().await;
+    let (session, _) = api.session("gw").await;
+    api.register(&session, &["alice", "bob"]).await;
+    let push = |path: &'static str, body| api.post(path, body);
+    assert_eq!(push("/v1/topics/room:7/push", json!({"data": 1})).await.error(), (404, "offline".into()));
+    let join = json!({"ops": [{"op": "join", "topics": ["room:7"]}]});
+    assert_eq!(api.post(&format!("{session}/batch"), join).await.status, 200);
+    let got = push("/v1/topics/room:7/push", json!({"data": 1, "devices": ["web"], "event": "e"})).await;
+    let answer = got.json();
+    assert_eq!((got.status, &answer["outcome"], &answer["delivered"]), (200, &json!("delivered"), &json!(2)));
+    let got = push("/v1/broadcast", json!({"data": 2, "ack": "none", "rate_per_s": 10})).await;
+    assert_eq!((got.status, &got.json()["outcome"]), (202, &json!("accepted")));
+    {
+        let pushed = api.backend.pushed.lock().unwrap();
+        let [.., topic, all] = pushed.as_slice() else { panic!() };
+        assert_eq!(
+            (topic.target.clone(), topic.message.topic.as_deref()),
+            (Target::Topic("room:7".into()), Some("room:7"))
+        );
+        assert_eq!((all.target.clone(), all.message.topic.as_deref(), all.rate_per_s), (Target::All, None, 10));
+        assert_eq!((&*topic.devices[0], topic.message.event.as_deref()), ("web", Some("e")));
+    }
+    for (path, body) in [
+        ("/v1/broadcast", json!({"data": 1, "rate_per_s": 1})),
+        ("/v1/topics/a%00/push", json!({"data": 1})),
+        ("/v1/topics/a/push", json!({"data": 1, "rate_per_s": 1_u64 << 40, "ack": "none"})),
+    ] {
+        assert_eq!(push(path, body).await.error(), (400, "bad_request".into()), "{path}");
+    }
+    let gateway = "gw-2".into();
+    api.backend.tell(|told| told.refused = Some(PushRefused::Busy { gateway }));
+    assert_eq!(push("/v1/broadcast", json!({"data": 1})).await.error(), (429, "rate_limited".into()));
+    api.backend.tell(|told| told.refused = Some(PushRefused::Unreached { gateways: vec!["gw-2".into()] }));
+    assert_eq!(push("/v1/broadcast", json!({"data": 1})).await.error(), (503, "unavailable".into()));
 }

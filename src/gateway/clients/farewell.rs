@@ -1,5 +1,6 @@
 //! Why and how a connection ends that the server closes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(in crate::gateway) struct Farewell {
 struct Told {
     code: u16,
     reason: Option<Arc<str>>,
-    message: Option<&'static str>,
+    message: Option<Cow<'static, str>>,
 }
 
 impl From<CloseCode> for Farewell {
@@ -46,8 +47,14 @@ impl Farewell {
     /// The policy gives the place to whoever is there. Who that is, is not this client's business.
     pub(in crate::gateway) fn refused() -> Self {
         let code = CloseCode::Superseded;
-        let message = Some("another connection has the place, and the policy of this gateway lets it stay");
+        let message = Some("another connection has the place, and the policy of this gateway lets it stay".into());
         let told = Told { code: code.code(), reason: None, message };
+        Self { told: Some(Arc::new(told)), ..code.into() }
+    }
+
+    /// With a sentence for people.
+    pub(super) fn because(code: CloseCode, why: String) -> Self {
+        let told = Told { code: code.code(), reason: None, message: Some(why.into()) };
         Self { told: Some(Arc::new(told)), ..code.into() }
     }
 
@@ -73,8 +80,8 @@ impl Farewell {
     }
 
     /// A sentence for people, if the reason does not say enough.
-    pub(super) fn message(&self) -> Option<&'static str> {
-        self.told.as_ref().and_then(|told| told.message)
+    pub(super) fn message(&self) -> Option<&str> {
+        self.told.as_ref().and_then(|told| told.message.as_deref())
     }
 
     /// Whether nothing may be written or passed on any more but the goodbye: the place is somebody else's now, or soon.

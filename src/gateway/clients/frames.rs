@@ -4,15 +4,18 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::credentials::Refresh;
 use super::farewell::Farewell;
 use super::hub::Hub;
 use super::outbox::Announce;
+use super::subscribe::Request;
 use crate::directory::ConnectionId;
+use crate::tokens::Grant;
 use crate::wire::client::{ClientFrame, RawValueEq, ServerFrame};
 use crate::wire::close;
 
 /// The text of a frame.
-pub(super) fn text(frame: &ServerFrame) -> String {
+pub(in crate::gateway) fn text(frame: &ServerFrame) -> String {
     serde_json::to_string(frame).expect("every frame has a JSON form")
 }
 
@@ -57,8 +60,13 @@ pub(super) fn goodbye(farewell: &Farewell) -> ServerFrame {
 
 /// A refused request or frame.
 pub(super) fn error(re: Option<&RawValue>, code: &str, message: impl Into<String>) -> ServerFrame {
+    refusal(re, code, message, false)
+}
+
+/// As `error`, where trying again later may help.
+pub(super) fn refusal(re: Option<&RawValue>, code: &str, message: impl Into<String>, temporary: bool) -> ServerFrame {
     let re = re.map(|id| Box::new(RawValueEq(id.to_owned())));
-    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary: false }
+    ServerFrame::Error { re, code: code.to_owned(), message: message.into(), temporary }
 }
 
 /// What a text frame of a client that has been introduced asks for.
@@ -68,8 +76,12 @@ pub(super) enum Said {
     Nothing,
     /// Everything up to this number was received.
     Ack(u64),
+    /// A newer token.
+    Refresh(Box<Refresh>),
     /// An answer.
     Answer(Box<ServerFrame>),
+    /// Subscriptions are to begin or to end.
+    Topics(Request),
     /// Not a frame.
     Garbage,
 }
@@ -85,9 +97,17 @@ pub(super) fn read(text: &str) -> Said {
             refuse("bad_request", String::from("an ack names the seq up to which everything was received"))
         }
         ("connect", _) => refuse("bad_request", String::from("the connection is introduced already")),
-        (kind @ ("subscribe" | "unsubscribe" | "send" | "refresh"), _) => {
-            refuse("not_implemented", format!("{kind} is not offered by this version"))
-        }
+        (kind @ ("subscribe" | "unsubscribe"), _) => Said::Topics(Request {
+            id: frame.id.map(|id| RawValueEq(id.to_owned())),
+            begins: kind == "subscribe",
+            topics: frame.topics.unwrap_or_default(),
+            presence: frame.presence,
+        }),
+        ("refresh", _) => match frame.token {
+            Some(token) => Said::Refresh(Box::new(Refresh { id: frame.id.map(RawValue::to_owned), token })),
+            None => refuse("bad_request", String::from("a refresh brings a token")),
+        },
+        ("send", _) => refuse("not_implemented", String::from("send is not offered by this version")),
         (kind, _) => {
             let kind: String = kind.chars().take(64).collect();
             refuse("bad_request", format!("there is no frame of type {kind:?}"))
@@ -102,12 +122,18 @@ fn frame(text: &str) -> Option<ClientFrame<'_>> {
 }
 
 /// What a `connect` frame says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Connect {
     pub(super) user: Option<String>,
     pub(super) device: Option<String>,
     pub(super) meta: Option<String>,
-    pub(super) has_token: bool,
+    pub(super) token: Option<String>,
+    /// What the token grants, once it was checked.
+    pub(super) grant: Option<Box<Grant>>,
+    /// What it wants to be subscribed to.
+    pub(super) topics: Vec<String>,
+    /// The frame's own id.
+    pub(super) id: Option<Box<RawValue>>,
     /// It asks for something that is not offered: the answer to that.
     pub(super) refusal: Option<String>,
 }
@@ -121,21 +147,22 @@ pub(super) fn read_connect(frame_text: &str) -> Option<Connect> {
     }
     let frame = frame(frame_text).filter(|frame| frame.kind == "connect")?;
     let resumes = serde_json::from_str::<Beside>(frame_text).is_ok_and(|beside| beside.resume.is_some());
-    let refusal = not_offered(frame.topics.is_some_and(|topics| !topics.is_empty()), resumes)
-        .map(|message| text(&error(frame.id, "not_implemented", message)));
+    let refusal = resumes.then(|| text(&error(frame.id, "not_implemented", NO_RESUME)));
     let meta = frame.meta.map(|meta| meta.get().to_owned());
-    Some(Connect { user: frame.user, device: frame.device, meta, has_token: frame.token.is_some(), refusal })
+    Some(Connect {
+        user: frame.user,
+        device: frame.device,
+        meta,
+        token: frame.token,
+        grant: None,
+        topics: frame.topics.unwrap_or_default(),
+        id: frame.id.map(ToOwned::to_owned),
+        refusal,
+    })
 }
 
-/// In words, what of a connect request is not offered.
-pub(super) fn not_offered(topics: bool, resume: bool) -> Option<&'static str> {
-    match (topics, resume) {
-        (true, true) => Some("topics and resume are not offered by this version; the connection goes on without them"),
-        (true, false) => Some("topics are not offered by this version; the connection goes on without them"),
-        (false, true) => Some("resume is not offered by this version; the connection goes on without it"),
-        (false, false) => None,
-    }
-}
+/// Told to a client that wants to resume.
+pub(super) const NO_RESUME: &str = "resume is not offered by this version; the connection goes on without it";
 
 fn times(hub: &Hub) -> (u64, u64) {
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -149,8 +176,8 @@ mod tests {
     #[test]
     fn requests_that_are_not_offered_are_answered_and_unknown_ones_too() {
         for (frame, code) in [
-            (r#"{"type":"subscribe","id":1,"topics":["a"]}"#, "not_implemented"),
-            (r#"{"type":"refresh","id":"x","token":"t"}"#, "not_implemented"),
+            (r#"{"type":"send","id":1,"event":"a"}"#, "not_implemented"),
+            (r#"{"type":"refresh","id":"x"}"#, "bad_request"),
             (r#"{"type":"what","id":[1]}"#, "bad_request"),
             (r#"{"type":"connect","user":"a"}"#, "bad_request"),
             (r#"{"type":"ack"}"#, "bad_request"),
@@ -162,6 +189,8 @@ mod tests {
         }
         assert_eq!(read(r#"{"type":"pong"}"#), Said::Nothing);
         assert_eq!(read(r#"{"type":"ack","seq":7}"#), Said::Ack(7));
+        let Said::Refresh(refresh) = read(r#"{"type":"refresh","id":"x","token":"t"}"#) else { panic!("no refresh") };
+        assert_eq!((refresh.id.unwrap().get(), refresh.token.as_str()), ("\"x\"", "t"));
         for garbage in ["", "x", "[]", "{}", "{\"type\":1}", "[\"pong\"]", " [\"ack\",null,7]"] {
             assert_eq!(read(garbage), Said::Garbage, "{garbage}");
         }
@@ -174,7 +203,7 @@ mod tests {
         assert_eq!(connect.refusal, None);
         let connect = read_connect(r#"{"type":"connect","user":"a","resume":{"token":"t","seq":1},"id":5}"#).unwrap();
         assert!(connect.refusal.unwrap().contains("\"re\":5"));
-        assert_eq!(read_connect(r#"{"type":"pong"}"#), None);
-        assert_eq!(read_connect(r#"["connect",null,null,"web","a"]"#), None);
+        assert!(read_connect(r#"{"type":"pong"}"#).is_none());
+        assert!(read_connect(r#"["connect",null,null,"web","a"]"#).is_none());
     }
 }

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::credentials::Pass;
 use super::farewell::Farewell;
 use super::outbox::{self, Bound, Burst, Entered, Outbox, Push, Room};
+use super::subscribe::Reply;
 use crate::directory::{Epoch, Policy, Reason, Register, Release, Revision, Serial};
 use crate::gateway::answers::Ticket;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
 use crate::gateway::settings::Settings;
+use crate::tokens::Grant;
 use crate::wire::client::PushTail;
 use crate::wire::close::CloseCode;
 use crate::wire::peer::{Ack, TargetStatus};
@@ -41,8 +44,11 @@ pub(in crate::gateway) struct Common {
     register_wait_ms: u64,
     pending_wait_ms: u64,
     pending_max: usize,
-    /// Of exclusive connections: they are served only while it is held.
-    lease: Option<Arc<Lease>>,
+    subscriptions_max: usize,
+    /// Exclusive connections are served only while it is held.
+    lease: Arc<Lease>,
+    /// Whether those are exclusive whose tokens do not say.
+    exclusive: bool,
     queued: AtomicI64,
     pending: AtomicUsize,
     pub(in crate::gateway) meters: Meters,
@@ -61,7 +67,9 @@ impl Common {
             register_wait_ms: millis(settings.registrar.register_wait),
             pending_wait_ms: millis(settings.pending_wait()),
             pending_max: settings.registrar.pending_max,
-            lease: settings.is_exclusive().then(|| Arc::clone(lease)),
+            subscriptions_max: clients.subscriptions_max,
+            lease: Arc::clone(lease),
+            exclusive: settings.is_exclusive(),
             queued: AtomicI64::new(0),
             pending: AtomicUsize::new(0),
             meters,
@@ -93,6 +101,9 @@ pub(in crate::gateway) struct Handle {
     opened_ms: u64,
     heard_ms: AtomicU64,
     ping_ms: AtomicU64,
+    pub(super) pass: Pass,
+    /// What its token says, instead of what the gateway does.
+    policy: Option<Policy>,
     outbox: Mutex<Outbox>,
     wake: Notify,
 }
@@ -107,9 +118,18 @@ impl Handle {
             opened_ms: now_ms,
             heard_ms: AtomicU64::new(now_ms),
             ping_ms,
+            pass: Pass::default(),
+            policy: None,
             outbox: Mutex::default(),
             wake: Notify::new(),
         }
+    }
+
+    /// Of a client that showed a token.
+    pub(super) fn granted_by(mut self, grant: &Grant) -> Self {
+        self.pass.issue(grant);
+        self.policy = grant.policy;
+        self
     }
 
     /// Its number; 0 until the registrar has given it one.
@@ -127,6 +147,17 @@ impl Handle {
         self.outbox().bound()
     }
 
+    /// The session in which it can be pushed to now: the one that holds it, or is about to. None while it waits for the place of
+    /// another, or is to be closed.
+    pub(in crate::gateway) fn current(&self) -> Option<Epoch> {
+        self.outbox().current()
+    }
+
+    /// Whether the directory knows it, or is about to, as a connection of this session.
+    pub(in crate::gateway) fn is_of(&self, epoch: Epoch) -> bool {
+        self.outbox().is_of(epoch)
+    }
+
     /// Whether it is to be closed, or is.
     pub(in crate::gateway) fn is_ending(&self) -> bool {
         self.outbox().is_ending()
@@ -140,6 +171,11 @@ impl Handle {
     /// Whether its socket is closed, or will not be written to or read any more but for the goodbye.
     pub(in crate::gateway) fn is_finished(&self) -> bool {
         self.outbox().is_finished()
+    }
+
+    /// How many topics it may be subscribed to.
+    pub(in crate::gateway) fn subscriptions_max(&self) -> usize {
+        self.common.subscriptions_max
     }
 
     /// Whether it may be written to and what its client sends be passed on, now. Not while it is to stop at once, and an
@@ -161,16 +197,17 @@ impl Handle {
 
     /// Whether a connection of this session is served, as far as the lease is concerned.
     fn holds(&self, epoch: Epoch) -> bool {
-        self.common.lease.as_ref().is_none_or(|lease| lease.serves(epoch))
+        let exclusive = self.policy.map_or(self.common.exclusive, |policy| policy.claim().is_some());
+        !exclusive || self.common.lease.serves(epoch)
     }
 
-    /// The registration of it. What was granted in a former session is not asked for anew.
+    /// The registration of it, with this policy unless its token says another. What was granted in a former session is not asked for anew.
     pub(in crate::gateway) fn register(&self, policy: Policy) -> Register {
         Register {
             serial: self.serial(),
             user: Arc::clone(&self.who.user),
             device: Arc::clone(&self.who.device),
-            policy,
+            policy: self.policy.unwrap_or(policy),
             since: self.bound().map(|bound| bound.granted),
             connected_at_ms: self.who.connected_at_ms,
             remote: self.who.remote.clone(),
@@ -250,6 +287,20 @@ impl Handle {
         }
     }
 
+    /// Answers a request of the client, once it is welcomed.
+    pub(super) fn reply(&self, reply: Reply) {
+        self.outbox().reply(reply);
+        self.wake.notify_one();
+    }
+
+    /// Tells the client something that it asked to be told. One that does not take it is closed.
+    pub(in crate::gateway) fn notice(&self, text: &Arc<str>) {
+        if self.change(|outbox| outbox.notice(text, self.common.room)) {
+            self.common.meters.slow_consumer();
+        }
+        self.wake.notify_one();
+    }
+
     /// Why it is to be closed, if it is.
     pub(super) fn ending(&self) -> Option<Farewell> {
         self.outbox().farewell().cloned()
@@ -258,6 +309,13 @@ impl Handle {
     /// There may be something to write, or to read again.
     pub(in crate::gateway) fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// Waits until it is to be closed. Other news is lost meanwhile.
+    pub(super) async fn ended(&self) {
+        while !self.is_ending() {
+            self.woken().await;
+        }
     }
 
     /// Waits until there may be something to write.
@@ -300,16 +358,22 @@ impl Handle {
         self.change(Outbox::finish);
     }
 
-    /// Looks after what is due by now: registration in time, ping, pong. When to look again; `None` when there is no need.
+    /// Looks after what is due by now: the end of its token, registration in time, ping, pong. When to look again; `None` when there is no need.
     pub(super) fn visit(&self, now_ms: u64) -> Option<u64> {
         let mut outbox = self.outbox();
         if outbox.is_ending() {
             return None;
         }
+        let expires_ms = self.pass.expires_ms(now_ms);
+        if now_ms >= expires_ms {
+            drop(outbox);
+            self.close(CloseCode::TokenExpired);
+            return None;
+        }
         if !self.serves(&outbox) {
             // Nobody listens to it, so its silence does not count.
             self.heard(now_ms);
-            return Some(now_ms + LOOK_AGAIN_MS);
+            return Some(expires_ms.min(now_ms + LOOK_AGAIN_MS));
         }
         let silent_ms = self.heard_ms.load(Ordering::Relaxed) + self.common.silence_ms;
         let register_ms = match (outbox.bound(), outbox.pending_ms()) {
@@ -331,7 +395,7 @@ impl Handle {
             self.ping_ms.store(ping_ms, Ordering::Relaxed);
         }
         let look_again_ms = if outbox.bound().is_some() { u64::MAX } else { now_ms + LOOK_AGAIN_MS };
-        Some(ping_ms.min(silent_ms).min(register_ms).min(look_again_ms))
+        Some(ping_ms.min(silent_ms).min(register_ms).min(look_again_ms).min(expires_ms))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Outbox) -> T) -> T {

@@ -46,6 +46,15 @@ where
         match frames::read(&text) {
             Said::Garbage => return Err(End::Farewell(CloseCode::BadProtocol.into())),
             Said::Answer(answer) => say(hub, wire, &frames::text(&answer)).await?,
+            Said::Topics(request) => {
+                let why = "say who you are first: a connect frame may name topics";
+                let error = frames::error(request.id.as_ref().map(|id| &*id.0), "bad_request", why);
+                say(hub, wire, &frames::text(&error)).await?;
+            }
+            Said::Refresh(refresh) => {
+                let why = "the connection is not introduced yet";
+                say(hub, wire, &frames::text(&frames::error(refresh.id.as_deref(), "bad_request", why))).await?;
+            }
             Said::Nothing | Said::Ack(_) => {}
         }
     }
@@ -60,13 +69,10 @@ where
     wire.write(frames, hub.settings.clients.write_stall).await.map_err(|_| End::Gone(None))
 }
 
-/// What is kept of a client that told who it is. With no client authentication configured it is believed.
+/// What is kept of a client that told who it is, or whose token did.
 pub(super) fn identify(connect: &Connect, remote: Option<Arc<str>>) -> Result<Who, Farewell> {
     let user = connect.user.as_deref().unwrap_or_default();
     let device = connect.device.as_deref().unwrap_or_default();
-    if connect.has_token {
-        return Err(CloseCode::Unauthorized.into());
-    }
     let meta = connect.meta.as_deref().filter(|meta| *meta != "null");
     let meta_fits = meta.is_none_or(|meta| meta.starts_with('{') && meta.len() <= TEXT_BYTES_MAX);
     if !is_name(user) || !is_optional_name(device) || !meta_fits {

@@ -16,10 +16,14 @@ use crate::chance;
 use crate::directory::Reason;
 use crate::gateway::lease::Lease;
 use crate::gateway::meters::Meters;
+use crate::gateway::presence::Presence;
 use crate::gateway::registrar::Command;
 use crate::gateway::replica::Replica;
 use crate::gateway::settings::Settings;
 use crate::gateway::table::Table;
+use crate::push::Asks;
+use crate::telemetry;
+use crate::tokens::Verifier;
 use crate::wire::close::CloseCode;
 
 /// What every client socket needs of its gateway. Shared by all of them.
@@ -33,7 +37,13 @@ pub(in crate::gateway) struct Hub {
     pub(in crate::gateway) replica: Arc<Replica>,
     pub(in crate::gateway) wheel: Wheel,
     pub(in crate::gateway) seats: Arc<Seats>,
+    /// Who sees the subscribers of topics.
+    pub(in crate::gateway) presence: Arc<Presence>,
+    /// To other gateways.
+    pub(in crate::gateway) asks: Asks,
     pub(in crate::gateway) commands: mpsc::Sender<Command>,
+    /// What checks who clients are; without it they are believed.
+    pub(super) tokens: Option<Verifier>,
     /// Everybody is being sent away; also those whom the table does not know yet.
     pub(in crate::gateway) leaving: CancellationToken,
     lease_waiters: Semaphore,
@@ -50,12 +60,16 @@ impl Hub {
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let clients = &settings.clients;
+        let process = telemetry::process_name("gateway", &settings.id);
         let tick = (clients.heartbeat / 100).clamp(Duration::from_millis(10), Duration::from_millis(250));
         Self {
             common: Arc::new(Common::new(&settings, &lease, meters.clone())),
             wheel: Wheel::new(u64::try_from(tick.as_millis()).unwrap_or(10)),
             seats: Seats::new(clients.connections_max, clients.per_address_max),
             leaving: CancellationToken::new(),
+            presence: Arc::default(),
+            asks: Asks::for_questions(&settings.cluster, &format!("gateway {}", settings.id)),
+            tokens: settings.tokens.clone().map(|tokens| Verifier::new(tokens, &process)),
             lease_waiters: Semaphore::new(clients.lease_waiters_max),
             sockets: Mutex::default(),
             settings,
@@ -65,6 +79,14 @@ impl Hub {
             replica,
             commands,
         }
+    }
+
+    /// Keeps the keys that tokens are checked with, until `end`.
+    pub(in crate::gateway) async fn keep_keys(self: Arc<Self>, end: CancellationToken) {
+        if let Some(tokens) = &self.tokens {
+            end.run_until_cancelled(tokens.keep_keys()).await;
+        }
+        end.cancelled().await;
     }
 
     /// Milliseconds since the gateway started.
@@ -120,9 +142,14 @@ impl Hub {
         sockets.spawn(socket);
     }
 
-    /// Asks for a registration. `false`: too many wait already.
-    pub(super) fn register(&self, handle: &Arc<Handle>) -> bool {
-        self.commands.try_send(Command::Register(Arc::clone(handle))).is_ok()
+    /// Asks for a registration, and with it for subscriptions. `false`: too many wait already.
+    pub(super) fn register(&self, handle: &Arc<Handle>, topics: Vec<Arc<str>>) -> bool {
+        let handle = Arc::clone(handle);
+        let command = match topics.is_empty() {
+            true => Command::Register(handle),
+            false => Command::RegisterWith(handle, topics),
+        };
+        self.commands.try_send(command).is_ok()
     }
 
     /// The socket is closed, or is written to no more but for a goodbye. What comes back ends when the directory has

@@ -3,6 +3,7 @@
 //! One task per socket reads and writes; nothing else touches the socket. Whatever the rest of the gateway wants of a client
 //! goes through its [`Handle`]: bounded, never waiting. One wheel looks after the timers of all sockets.
 
+mod credentials;
 mod farewell;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -14,6 +15,7 @@ mod outbox;
 mod rate;
 mod seats;
 mod socket;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -21,9 +23,11 @@ mod wheel;
 mod wire;
 
 pub(super) use farewell::Farewell;
+pub(super) use frames::text as frame_text;
 pub(super) use handle::Handle;
 #[cfg(test)]
 pub(super) use handle::{Common, Who};
 pub(super) use hub::Hub;
 pub(super) use outbox::Bound;
+pub(super) use subscribe::{Refused, Subscribe, on_behalf as subscribe_for};
 pub(super) use upgrade::router;

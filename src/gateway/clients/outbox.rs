@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::farewell::Farewell;
+use super::subscribe::Reply;
 use crate::directory::{Epoch, Revision};
 use crate::gateway::answers::Ticket;
 use crate::wire::client::PushTail;
+use crate::wire::close::CloseCode;
 use crate::wire::peer::{Ack, TargetStatus};
 
 /// Counted for every message beside its payload: frame header, sequence number, grant and bookkeeping.
@@ -75,9 +77,18 @@ pub(super) enum Entered {
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     pub(super) announce: Option<Announce>,
+    pub(super) replies: Vec<Reply>,
     pub(super) pushes: Vec<Push>,
     pub(super) ping: bool,
     pub(super) farewell: Option<Farewell>,
+}
+
+impl Burst {
+    /// The revision of the directory that the newest of the news is about.
+    pub(super) fn confirms(&self) -> Option<Revision> {
+        let announced = self.announce.map(|announce| announce.revision);
+        self.replies.iter().map(Reply::revision).fold(announced, Option::max)
+    }
 }
 
 /// What waits to be written to one client.
@@ -90,6 +101,8 @@ pub(super) struct Outbox {
     pending_ms: Option<u64>,
     announce: Option<Announce>,
     ping: bool,
+    /// Answers to requests. Each answers a frame, and a client that takes none sends no more of them than fit into its rate.
+    replies: Vec<Reply>,
     pushes: VecDeque<Push>,
     /// Messages and bytes that wait or are being written.
     held: (usize, usize),
@@ -127,6 +140,12 @@ impl Outbox {
     /// Whether the directory knows it, or is about to, as a connection of this session.
     pub(super) fn is_of(&self, epoch: Epoch) -> bool {
         self.expected == Some(epoch) || self.bound.is_some_and(|bound| bound.epoch == epoch)
+    }
+
+    /// The session in which it can be pushed to now.
+    pub(super) fn current(&self) -> Option<Epoch> {
+        let epoch = self.expected.or(self.bound.map(|bound| bound.epoch));
+        epoch.filter(|_| !self.is_ending() && self.pending_ms.is_none())
     }
 
     /// Whether it is to be closed, or is.
@@ -183,6 +202,23 @@ impl Outbox {
         Entered::Queued
     }
 
+    /// Answers a request.
+    pub(super) fn reply(&mut self, reply: Reply) {
+        if !self.is_ending() {
+            self.replies.push(reply);
+        }
+    }
+
+    /// Tells the client something; whether it has to be closed because it takes nothing.
+    pub(super) fn notice(&mut self, text: &Arc<str>, room: Room) -> bool {
+        let is_full = self.replies.len() >= room.messages && !self.is_ending();
+        if is_full {
+            self.close(CloseCode::SlowConsumer.into());
+        }
+        self.reply(Reply::notice(text));
+        is_full
+    }
+
     pub(super) fn ping(&mut self) {
         self.ping = true;
     }
@@ -206,6 +242,7 @@ impl Outbox {
         let (announce, ping) = (self.announce.take(), std::mem::take(&mut self.ping));
         let mut burst = Burst { announce, ping, ..Burst::default() };
         let Some(bound) = self.bound else { return burst };
+        burst.replies = std::mem::take(&mut self.replies);
         let mut bytes = 0;
         while bytes < bytes_max {
             let ahead_of_its_grant = |push: &Push| push.epoch != bound.epoch && self.expected == Some(push.epoch);
@@ -267,6 +304,7 @@ impl Outbox {
     }
 
     fn give_up(&mut self) {
+        self.replies = Vec::new();
         for push in std::mem::take(&mut self.pushes) {
             self.held.0 = self.held.0.saturating_sub(1);
             self.held.1 = self.held.1.saturating_sub(push.tail.bytes() + MESSAGE_OVERHEAD);
@@ -287,7 +325,6 @@ mod tests {
 
     use super::*;
     use crate::gateway::answers::Answers;
-    use crate::wire::close::CloseCode;
 
     const ROOM: Room = Room { messages: 3, bytes: 1000 };
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::credentials::{self, Refresh};
 use super::farewell::Farewell;
 use super::frames::{self, Connect, Said};
 use super::handle::{Handle, reason_of};
@@ -17,6 +18,7 @@ use super::hub::Hub;
 use super::outbox::{Burst, Push};
 use super::rate::Rate;
 use super::seats::Seat;
+use super::subscribe;
 use super::wire::{Frames, Received, Wire, Wrong};
 use crate::directory::Reason;
 use crate::view::View;
@@ -97,11 +99,22 @@ where
         Some(connect) => Ok(connect),
         None => introduce(hub, wire, rate).await,
     };
-    let introduced = connect.and_then(|connect| {
+    let connect = match connect {
+        Ok(connect) => {
+            credentials::vouch(hub, connect).await.map_err(|refused| credentials::turned_away(hub, &refused))
+        }
+        Err(end) => return (seat, Err(end)),
+    };
+    let introduced = connect.map_err(End::Farewell).and_then(|connect| {
         let who = identify(&connect, remote).map_err(End::Farewell)?;
-        let handle = Arc::new(Handle::new(who, Arc::clone(&hub.common), hub.now_ms()));
+        let handle = Handle::new(who, Arc::clone(&hub.common), hub.now_ms());
+        let handle = Arc::new(match &connect.grant {
+            Some(grant) => handle.granted_by(grant),
+            None => handle,
+        });
         let overloaded = || End::Farewell(CloseCode::Overloaded.into());
-        hub.register(&handle).then_some((handle, connect.refusal)).ok_or_else(overloaded)
+        let topics = subscribe::brought(&handle, connect.id, connect.topics);
+        hub.register(&handle, topics).then_some((handle, connect.refusal)).ok_or_else(overloaded)
     });
     (seat, introduced)
 }
@@ -115,9 +128,9 @@ fn served<F: Future>(handle: &Handle, mut work: Pin<&mut F>) -> impl Future<Outp
 
 /// Reads and writes until there is a reason to end.
 async fn attend<S>(
-    hub: &Hub,
+    hub: &Arc<Hub>,
     wire: &mut Wire<S>,
-    handle: &Handle,
+    handle: &Arc<Handle>,
     mut rate: Rate,
     mut refusal: Option<String>,
     began: Instant,
@@ -135,16 +148,20 @@ where
         };
         let mut frames = Frames::default();
         let Some(received) = received else {
-            let burst = handle.take();
+            let mut burst = handle.take();
             if let Some(farewell) = burst.farewell {
                 return End::Farewell(farewell);
             }
-            if let Some(announce) = burst.announce {
-                // So that a push through this gateway that follows the welcome finds the connection. A replica that lags
-                // does not hold the client up: the resolve rule then finds it all the same, or the caller names a revision.
-                let _ = hub.replica.reach(announce.revision, hub.settings.clients.welcome_wait).await;
+            if let Some(revision) = burst.confirms() {
+                // So that a push through this gateway that follows the welcome, or the subscription, finds the connection. A
+                // replica that lags does not hold the client up: the resolve rule then finds it all the same, or the caller
+                // names a revision.
+                let _ = hub.replica.reach(revision, hub.settings.clients.welcome_wait).await;
             }
-            compose(hub, handle, &burst, &mut frames);
+            if burst.announce.is_some() {
+                hub.table.subscriptions().renamed(handle.serial());
+            }
+            compose(hub, handle, &mut burst, &mut frames);
             if burst.announce.is_some_and(|announce| announce.first) {
                 hub.meters.welcomed(began.elapsed());
                 if let Some(refusal) = refusal.take() {
@@ -161,8 +178,14 @@ where
             handle.written(burst.pushes);
             continue;
         };
-        if let Err(end) = hear(hub, handle, &mut rate, received, &mut frames) {
-            return end;
+        match hear(hub, handle, &mut rate, received, &mut frames) {
+            Ok(None) => {}
+            Ok(Some(refresh)) => {
+                // Boxed, because it is rare.
+                let answer = Box::pin(credentials::refresh(hub, handle, *refresh)).await;
+                answer.into_iter().for_each(|answer| frames.text(&frames::text(&answer)));
+            }
+            Err(end) => return end,
         }
         if let Err(end) = write(hub, wire, handle, frames).await {
             return end;
@@ -206,10 +229,11 @@ where
 }
 
 /// Puts what waits for the client into frames.
-fn compose(hub: &Hub, handle: &Handle, burst: &Burst, frames: &mut Frames) {
+fn compose(hub: &Hub, handle: &Handle, burst: &mut Burst, frames: &mut Frames) {
     if let Some(announce) = burst.announce {
         frames.text(&frames::text(&frames::announce(hub, &handle.who.user, handle.serial(), announce)));
     }
+    subscribe::texts(std::mem::take(&mut burst.replies)).for_each(|text| frames.text(&text));
     if let Some(bound) = handle.bound() {
         for push in &burst.pushes {
             frames.text(&push_frame(push.seq, bound.granted, &push.tail));
@@ -220,8 +244,14 @@ fn compose(hub: &Hub, handle: &Handle, burst: &Burst, frames: &mut Frames) {
     }
 }
 
-/// Takes what the client sent.
-fn hear(hub: &Hub, handle: &Handle, rate: &mut Rate, received: Received, frames: &mut Frames) -> Result<(), End> {
+/// Takes what the client sent; a newer token is handed on, because checking it may take a while.
+fn hear(
+    hub: &Arc<Hub>,
+    handle: &Arc<Handle>,
+    rate: &mut Rate,
+    received: Received,
+    frames: &mut Frames,
+) -> Result<Option<Box<Refresh>>, End> {
     let limits = &hub.settings.clients;
     let text = match received {
         Received::Closed(code) => return Err(End::Gone(code)),
@@ -238,9 +268,15 @@ fn hear(hub: &Hub, handle: &Handle, rate: &mut Rate, received: Received, frames:
         Said::Nothing => {}
         Said::Ack(seq) => handle.acked(seq),
         Said::Answer(answer) => frames.text(&frames::text(&answer)),
+        Said::Topics(request) => {
+            if let Some(answer) = subscribe::take(hub, handle, request) {
+                frames.text(&frames::text(&answer));
+            }
+        }
+        Said::Refresh(refresh) => return Ok(Some(refresh)),
         Said::Garbage => return Err(End::Farewell(CloseCode::BadProtocol.into())),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The last words, and the close of both sides. Bounded in time.

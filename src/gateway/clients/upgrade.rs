@@ -11,19 +11,19 @@ use axum::routing::get;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::credentials::{bearer, is_allowed, vouch};
 use super::frames::{self, Connect};
 use super::hub::Hub;
 use super::seats::NoSeat;
 use super::socket::{self, Arrival};
+use super::subscribe::BAD_TOPIC;
 use crate::directory::limits::{is_name, is_optional_name};
+use crate::tokens::Refused;
 use crate::wire::client::SUBPROTOCOL;
 use crate::wire::http::{ErrorBody, ErrorCode, ErrorDetail};
 
 /// Seconds after which a client that was refused for now should try again.
 const RETRY_AFTER_S: &str = "1";
-
-/// A subprotocol that begins so carries a token.
-const BEARER_PROTOCOL: &str = "bearer.";
 
 /// The routes of the clients listener.
 pub(in crate::gateway) fn router(hub: Arc<Hub>) -> Router {
@@ -36,7 +36,11 @@ async fn nothing_here() -> Response<Body> {
 
 async fn upgrade(State(hub): State<Arc<Hub>>, mut request: Request) -> Response<Body> {
     hub.await_lease().await;
-    match admit(&hub, &request) {
+    let admitted = match admit(&hub, &request) {
+        Ok((arrival, accept)) => vouched(&hub, arrival).await.map(|arrival| (arrival, accept)),
+        Err(refusal) => Err(refusal),
+    };
+    match admitted {
         Ok((arrival, accept)) => {
             let upgraded = hyper::upgrade::on(&mut request);
             let joining = Arc::clone(&hub);
@@ -55,23 +59,45 @@ async fn upgrade(State(hub): State<Arc<Hub>>, mut request: Request) -> Response<
     }
 }
 
-/// Everything that a client is refused for before the upgrade, in the order in which it can be helped.
+/// Checks the token that came with the upgrade.
+async fn vouched(hub: &Hub, mut arrival: Box<Arrival>) -> Result<Box<Arrival>, Refusal> {
+    if let Some(connect) = arrival.connect.take() {
+        arrival.connect = Some(vouch(hub, connect).await.map_err(|refused| unauthorized(hub, &refused))?);
+    }
+    Ok(arrival)
+}
+
+/// Everything else that a client is refused for before the upgrade, in the order in which it can be helped.
 fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Box<Arrival>, Response<Body>), Refusal> {
     let bad = |why: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, why, "bad_request");
-    let key = handshake_key(request.headers())?;
-    let offered = protocols(request.headers());
-    let asked = Asked::read(request.uri()).ok_or_else(|| bad("the query can't be read"))?;
-    let bearer = offered.iter().any(|protocol| protocol.starts_with(BEARER_PROTOCOL));
-    if asked.has_token || bearer || request.headers().contains_key(header::AUTHORIZATION) {
-        let why =
-            "no client authentication is configured on this gateway, so it can't check a token; connect with ?user=";
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, why, "unauthorized"));
+    let headers = request.headers();
+    let key = handshake_key(headers)?;
+    if !is_allowed(hub.settings.origins.as_deref(), headers) {
+        hub.meters.auth_failed("origin");
+        let why = "web pages of this origin may not connect to this gateway";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why, "origin"));
+    }
+    let offered = protocols(headers);
+    let mut asked = Asked::read(request.uri()).ok_or_else(|| bad("the query can't be read"))?;
+    asked.token = bearer(headers, &offered).map(str::to_owned).or(asked.token);
+    if hub.tokens.is_none() && (asked.token.is_some() || headers.contains_key(header::AUTHORIZATION)) {
+        return Err(unauthorized(hub, &Refused::NotConfigured));
+    }
+    if hub.tokens.is_some() && asked.user.is_some() && asked.token.is_none() {
+        return Err(unauthorized(hub, &Refused::Missing));
     }
     if asked.user.as_deref().is_some_and(|user| !is_name(user)) {
         return Err(bad("a user is 1 to 128 bytes of text without control characters"));
     }
     if asked.device.as_deref().is_some_and(|device| !is_optional_name(device)) {
         return Err(bad("a device is at most 128 bytes of text without control characters"));
+    }
+    if !asked.topics.iter().all(|topic| is_name(topic)) {
+        return Err(bad(BAD_TOPIC));
+    }
+    let subscriptions_max = hub.settings.clients.subscriptions_max;
+    if asked.topics.len() > subscriptions_max {
+        return Err(bad(&format!("a connection has at most {subscriptions_max} subscriptions")));
     }
     hub.ready().map_err(|why| {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, &why, "unavailable").for_now()
@@ -98,8 +124,8 @@ fn admit(hub: &Arc<Hub>, request: &Request) -> Result<(Box<Arrival>, Response<Bo
 pub(super) struct Asked {
     user: Option<String>,
     device: Option<String>,
-    has_token: bool,
-    topics: bool,
+    token: Option<String>,
+    topics: Vec<String>,
     resume: bool,
 }
 
@@ -111,8 +137,8 @@ impl Asked {
             match name.as_str() {
                 "user" => asked.user = Some(value),
                 "device" => asked.device = Some(value),
-                "token" => asked.has_token = true,
-                "topics" => asked.topics |= !value.is_empty(),
+                "token" => asked.token = Some(value),
+                "topics" => asked.topics.extend(value.split(',').filter(|topic| !topic.is_empty()).map(str::to_owned)),
                 "resume" | "seq" => asked.resume = true,
                 _ => {}
             }
@@ -120,13 +146,23 @@ impl Asked {
         Some(asked)
     }
 
-    /// Who the client is; without a user its first frame tells.
+    /// Who the client is; without a user and without a token its first frame tells.
     pub(super) fn connect(self) -> Option<Connect> {
-        self.user.as_ref()?;
-        let refusal = frames::not_offered(self.topics, self.resume)
-            .map(|message| frames::text(&frames::error(None, "not_implemented", message)));
-        Some(Connect { user: self.user, device: self.device, meta: None, has_token: false, refusal })
+        self.user.as_ref().or(self.token.as_ref())?;
+        let refusal = self.resume.then(|| frames::text(&frames::error(None, "not_implemented", frames::NO_RESUME)));
+        let Self { user, device, token, topics, .. } = self;
+        Some(Connect { user, device, token, topics, refusal, ..Connect::default() })
     }
+}
+
+/// The refusal of a client whose credentials are not taken.
+fn unauthorized(hub: &Hub, refused: &Refused) -> Refusal {
+    hub.meters.auth_failed(refused.reason());
+    let why = refused.to_string();
+    if refused.is_temporary() {
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, &why, "unavailable").for_now();
+    }
+    Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, &why, "unauthorized")
 }
 
 /// The key of a WebSocket handshake.
@@ -201,6 +237,9 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if temporary {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -10,6 +10,8 @@ use crate::gateway::ours::Ours;
 use crate::gateway::settings::Settings;
 use crate::gateway::testing::World;
 
+type Told = oneshot::Receiver<Result<crate::directory::Revision, Refused>>;
+
 struct Bench {
     world: World,
     table: Arc<Table>,
@@ -60,6 +62,14 @@ impl Bench {
         handle
     }
 
+    /// A service subscribes a client. What comes back is settled when the directory knows, or never will.
+    async fn subscribe(&self, handle: &Arc<Handle>, topic: &str) -> Option<Told> {
+        let entered = Subscribe::asked(&self.table, Arc::clone(handle), vec![topic.into()]);
+        let (subscribe, told) = entered.ok().filter(|_| handle.serial() > 0)?;
+        self.commands.send(Command::Subscribe(Box::new(subscribe))).await.unwrap();
+        Some(told)
+    }
+
     async fn unregister(&self, handle: Arc<Handle>) {
         handle.finish();
         self.commands.send(Command::Unregister(handle, Reason::Closed, oneshot::channel().0)).await.unwrap();
@@ -99,6 +109,10 @@ impl Bench {
         assert_eq!(held, expected, "{why}");
         assert!(held.iter().all(|(.., bound)| bound.is_some_and(|bound| bound.epoch == epoch)), "{why}");
         assert_eq!(self.table.all().len(), open.len(), "{why}");
+        let mut wanted = self.table.subscriptions().topics();
+        wanted.sort();
+        let joined: Vec<Arc<str>> = self.world.read(|directory| directory.topics_of(epoch, None).cloned().collect());
+        assert_eq!(joined, wanted, "{why}");
     }
 }
 
@@ -115,8 +129,16 @@ async fn come_and_go(seed: u64, policy: Policy) {
     let mut open: Vec<Arc<Handle>> = Vec::new();
     let mut epoch = bench.open_session();
     bench.world.set_trouble(rng.u8(0..70));
-    for step in 0..200 {
-        match rng.u8(0..20) {
+    let mut told = Vec::new();
+    for step in 0..250 {
+        if rng.u8(0..4) == 0 && !open.is_empty() {
+            let (handle, topic) = (&open[rng.usize(0..open.len())], format!("t-{}", rng.u8(0..4)));
+            match rng.bool() {
+                true => told.extend(bench.subscribe(handle, &topic).await),
+                false => bench.table.subscriptions().unsubscribe(handle.serial(), &[topic.into()]),
+            }
+        }
+        match rng.u8(0..25) {
             0 if step % 5 == 0 => bench.world.end_session(epoch),
             1..=6 if !open.is_empty() => {
                 let handle = open.swap_remove(rng.usize(0..open.len()));
@@ -153,6 +175,8 @@ async fn come_and_go(seed: u64, policy: Policy) {
         bench.idle().await;
     }
     bench.check(epoch, &open, &format!("seed {seed}"));
+    let is_open = |told: &mut Told| told.try_recv() == Err(oneshot::error::TryRecvError::Empty);
+    assert!(!told.iter_mut().any(is_open), "seed {seed}: subscriptions that are never answered");
     if policy.claim().is_some() {
         let users: std::collections::BTreeSet<_> = open.iter().map(|handle| &handle.who.user).collect();
         assert_eq!(users.len(), open.len(), "seed {seed}: a user has more than one");
@@ -234,4 +258,46 @@ async fn what_waited_without_a_session_is_registered_in_the_first_one() {
     let epoch = bench.open_session();
     bench.idle().await;
     bench.check(epoch, &open, "both registered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_on_one_topic_costs_a_few_operations_and_is_answered_when_it_is_committed() {
+    let mut bench = Bench::start(1, 1000);
+    let epoch = bench.open_session();
+    let mut open = Vec::new();
+    for _ in 0..50 {
+        open.push(bench.register("a").await);
+    }
+    bench.idle().await;
+    let (before, mut told) = (bench.world.batches(), Vec::new());
+    for _ in 0..20 {
+        for handle in &open {
+            told.extend(bench.subscribe(handle, "room").await);
+            bench.table.subscriptions().unsubscribe(handle.serial(), &["room".into()]);
+        }
+        tokio::task::yield_now().await;
+    }
+    told.extend(bench.subscribe(&open[7], "room").await);
+    bench.idle().await;
+    let told: Vec<_> = told.iter_mut().map(|told| told.try_recv().unwrap()).collect();
+    let last = told.last().unwrap().clone().unwrap();
+    assert_eq!((told.len(), bench.world.read(|directory| directory.sessions_of("room"))), (1001, vec![epoch]));
+    assert!(last <= bench.world.read(|directory| directory.revision()));
+    let batches = bench.world.batches() - before;
+    assert!(batches <= 20, "{batches} batches for 2,001 changes of one topic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_subscription_is_told_in_time_and_then_does_not_have_it() {
+    let mut bench = Bench::start(1, 1000);
+    let epoch = bench.open_session();
+    let handle = bench.register("a").await;
+    bench.idle().await;
+    bench.world.set_trouble(100);
+    let told = bench.subscribe(&handle, "room").await.unwrap();
+    assert_eq!(told.await.unwrap(), Err(Refused::no_leader()));
+    assert!(!bench.table.subscriptions().is_wanted("room"));
+    bench.world.set_trouble(0);
+    bench.idle().await;
+    bench.check(epoch, &[handle], "nothing is left of it");
 }

@@ -105,6 +105,7 @@ impl Follower {
             WatchFrame::SnapshotChunk { sessions, connections } => {
                 self.aside().writer.load(sessions, connections);
             }
+            WatchFrame::SnapshotTopics(topics) => self.aside().writer.load_topics(topics),
             WatchFrame::SnapshotEnd { revision } => {
                 let aside = self.aside();
                 aside.writer.advance(revision);

@@ -2,7 +2,8 @@
 //!
 //! *Modes.* A full replica holds everybody. One of `lru:N` holds the users that were asked for, at most N, and no
 //! connections of others: who is missing is asked for by a linearizable read, and kept true by the same watch from then on.
-//! That somebody is not held says nothing; that a user is held who has no connection says that there is none.
+//! That somebody is not held says nothing; that a user is held who has no connection says that there is none. Both hold all
+//! topics with the sessions that have subscribers of them: there are few of those beside the connections.
 //!
 //! *Freshness.* A stamp is a number that only grows, taken from this process's clock and sent along the watch. A node
 //! echoes it after everything that a linearizable read saw which began after the stamp arrived. So once the echo of a
@@ -12,6 +13,7 @@ mod asked;
 mod census;
 mod follow;
 mod held;
+mod routes;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -196,6 +198,10 @@ impl View for Replica {
 
     fn sessions(&self) -> At<Vec<(Epoch, Arc<Session>, u64)>> {
         self.store.load().sessions()
+    }
+
+    fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        self.store.load().subscribed(topic)
     }
 
     fn counts(&self) -> At<Counts> {

@@ -15,6 +15,7 @@ use papaya::HashMap;
 
 use super::census::Census;
 use super::held::{Ages, Held as Users};
+use super::routes::{ByTopic, Routes};
 use crate::chance::Hashing;
 use crate::directory::{Connection, ConnectionId, Epoch, Event, Revision, Session};
 use crate::view::{At, Counts, Found};
@@ -32,6 +33,7 @@ pub(super) struct Store {
     connections: HashMap<ConnectionId, Arc<Connection>, Hashing>,
     users: HashMap<Arc<str>, OfUser, Hashing>,
     order: RwLock<BTreeSet<ConnectionId>>,
+    topics: ByTopic,
     revision: AtomicU64,
     version: AtomicU64,
     live: AtomicU64,
@@ -109,6 +111,15 @@ impl Store {
         })
     }
 
+    /// The live sessions that have subscribers of a topic.
+    pub(super) fn subscribed(&self, topic: &str) -> At<Vec<(Epoch, Arc<Session>)>> {
+        self.exact(|store| {
+            let sessions = store.sessions.pin();
+            let of_topic = store.topics.sessions(topic);
+            of_topic.iter().filter_map(|epoch| Some((*epoch, Arc::clone(&sessions.get(epoch)?.session)))).collect()
+        })
+    }
+
     pub(super) fn counts(&self) -> At<Counts> {
         self.exact(|store| Counts {
             connections: store.live.load(Ordering::Relaxed),
@@ -150,7 +161,8 @@ pub(super) struct Writer {
     /// Of a replica that does not hold everybody.
     ages: Option<Ages>,
     census: Census,
-    /// Ended sessions whose connections are still held.
+    routes: Routes,
+    /// Ended sessions whose connections or topics are still held.
     dead: VecDeque<Epoch>,
 }
 
@@ -159,7 +171,13 @@ impl Writer {
     pub(super) fn new(users_max: Option<usize>) -> Self {
         let store = Store { held: users_max.map(|_| Users::default()), ..Store::default() };
         let ages = users_max.map(Ages::new);
-        Self { store: Arc::new(store), ages, census: Census::default(), dead: VecDeque::new() }
+        Self {
+            store: Arc::new(store),
+            ages,
+            census: Census::default(),
+            routes: Routes::default(),
+            dead: VecDeque::new(),
+        }
     }
 
     /// Holds a user from now on, who has these connections at the present revision.
@@ -198,6 +216,15 @@ impl Writer {
         });
     }
 
+    /// Adds topics of a snapshot, which nobody reads yet.
+    pub(super) fn load_topics(&mut self, topics: Vec<(Arc<str>, Vec<Epoch>)>) {
+        for (topic, epochs) in topics {
+            for epoch in epochs {
+                self.routes.join(&self.store.topics, &topic, epoch);
+            }
+        }
+    }
+
     fn wants(&self, user: &str) -> bool {
         self.store.held.as_ref().is_none_or(|held| held.contains(user))
     }
@@ -231,7 +258,7 @@ impl Writer {
         !self.dead.is_empty()
     }
 
-    /// Frees at most `limit` connections of ended sessions.
+    /// Frees at most `limit` connections of ended sessions, and as many of their topics.
     pub(super) fn reclaim(&mut self, limit: usize) {
         let Some(&epoch) = self.dead.front() else { return };
         let range = ConnectionId { epoch, serial: 0 }..=ConnectionId { epoch, serial: u64::MAX };
@@ -249,7 +276,8 @@ impl Writer {
                 self.set_user(&connection.user, |held| held.retain(|(other, _)| other != id));
             }
         }
-        if slice.len() < limit {
+        let topics_left = self.routes.reclaim(&self.store.topics, epoch, limit);
+        if slice.len() < limit && !topics_left {
             self.dead.pop_front();
         }
     }
@@ -275,7 +303,9 @@ impl Writer {
             Event::Opened { id, connection, .. } => self.put(order, id, connection),
             Event::Closed { id, user, .. } => self.remove(order, id, &user),
             Event::MetaChanged { id, meta, version, .. } => self.set_meta(id, &meta, version),
-            Event::ReleaseAsked { .. } | Event::TopicJoined { .. } | Event::TopicLeft { .. } => {}
+            Event::TopicJoined { topic, epoch, .. } => self.routes.join(&self.store.topics, &topic, epoch),
+            Event::TopicLeft { topic, epoch, .. } => self.routes.leave(&self.store.topics, &topic, epoch),
+            Event::ReleaseAsked { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Replica;
 use super::follow::Follower;
 use crate::client::{self, Directory};
-use crate::directory::{Connection, ConnectionId, Revision};
+use crate::directory::{Connection, ConnectionId, Epoch, Revision};
 use crate::gateway::settings::ReplicaMode;
 use crate::view::{At, View};
 use crate::wire::peer::{FoundUsers, WatchFrame, WatchFrom};
@@ -54,6 +54,12 @@ impl LoneReplica {
         let At { value, revision } = self.replica.store.load().user(user)?;
         let value = value.into_iter().map(|found| (found.id, Connection::clone(&found.connection))).collect();
         Some(At { value, revision })
+    }
+
+    /// The sessions that have subscribers of a topic.
+    pub(crate) fn subscribed(&self, topic: &str) -> At<Vec<Epoch>> {
+        let At { value, revision } = self.replica.subscribed(topic);
+        At { value: value.into_iter().map(|(epoch, _)| epoch).collect(), revision }
     }
 
     /// How many users and connections are in memory.

@@ -79,6 +79,9 @@ pub struct ConnectionList {
     pub connections: Vec<ConnectionBody>,
     /// Asks for the next page; null after the last.
     pub next_cursor: Option<String>,
+    /// Of a list by topic: gateways that have subscribers and can't be asked who they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
     /// Revision of the directory that this page shows.
     pub revision: u64,
 }

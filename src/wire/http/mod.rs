@@ -25,7 +25,9 @@ pub use sessions::{
     OpenSessionBody, ReleaseBody, ReleaseRequest, RenewAnswer, RenewBody, SessionBody,
 };
 pub use state::{INVARIANTS_HOLD, SnapshotTaken, StateHash, cluster_id, hex};
-pub use topics::{TopicBody, TopicCount, TopicList, TopicMember, TopicMembers};
+pub use topics::{
+    SubscribeAnswer, SubscribeBody, SubscribeRefused, TopicBody, TopicCount, TopicList, TopicMember, TopicMembers,
+};
 
 /// A field that may be left out and whose `null` is a value like any other.
 fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {

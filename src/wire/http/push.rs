@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::ErrorBody;
 use crate::wire::peer::{Ack, TargetStatus};
 
-/// Body of a push to a user or a connection.
+/// Body of a push.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PushBody {
     /// Any JSON; either this or `data_b64`.
@@ -33,7 +33,7 @@ pub struct PushBody {
     /// Not offered yet: anything but 0 is refused.
     #[serde(default)]
     pub ttl_ms: u64,
-    /// Not offered yet: anything but 0 is refused.
+    /// Of a push to a topic or to all that is not waited for: to so many connections a second; 0: without a pause.
     #[serde(default)]
     pub rate_per_s: u64,
 }
@@ -115,8 +115,11 @@ pub struct PushAnswer {
     pub failed: u64,
     /// Revision at which the targets were resolved.
     pub revision: u64,
-    /// One per target.
+    /// One per target; of a push to a topic or to all, of at most a hundred of them, those that were not reached first.
     pub results: Vec<PushTarget>,
+    /// Of a push to a topic or to all: gateways that gave no answer, each of which counts as one target that was not reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<String>,
 }
 
 /// A push in one word.

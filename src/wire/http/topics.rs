@@ -60,3 +60,38 @@ pub struct TopicMember {
     /// By which connection.
     pub connection: String,
 }
+
+/// Body of `POST /v1/users/{user}/subscribe` and `unsubscribe`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeBody {
+    /// To what.
+    pub topics: Vec<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeAnswer {
+    /// Connections of the user of which it is so now.
+    pub connections: u64,
+    /// Connections of which it is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<SubscribeRefused>,
+    /// Gateways of the user's connections that gave no answer; whether it was done there is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<String>,
+    /// The revision that shows it.
+    pub revision: u64,
+}
+
+/// Why a connection was not subscribed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeRefused {
+    /// Which.
+    pub connection: String,
+    /// A word for programs, as in the client's own error.
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// Whether trying again later may help.
+    pub temporary: bool,
+}

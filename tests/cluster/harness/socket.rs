@@ -4,6 +4,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -31,8 +33,22 @@ impl Socket {
 
     /// As [`Self::try_open`], at an address.
     pub async fn try_open_at(address: &str, path: &str) -> Result<Self, Error> {
+        Self::try_open_asking(address, path, &[]).await
+    }
+
+    /// As [`Self::try_open`], with further headers.
+    pub async fn try_open_with(gateway: &Process, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        Self::try_open_asking(gateway.address("clients"), path, headers).await
+    }
+
+    async fn try_open_asking(address: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
         let tcp = TcpStream::connect(address).await.map_err(Error::Io)?;
-        let opened = tokio_tungstenite::client_async(format!("ws://{address}{path}"), tcp);
+        let mut request = format!("ws://{address}{path}").into_client_request()?;
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
+        }
+        let opened = tokio_tungstenite::client_async(request, tcp);
         let (stream, _) = in_time("an upgrade", opened).await?;
         Ok(Self { stream, id: String::new(), greeting: Value::Null })
     }

@@ -5,6 +5,8 @@ mod ownership;
 mod raw;
 mod rfc6455;
 mod size;
+mod tokens;
+mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +32,9 @@ use crate::gateway::table::Table;
 use crate::gateway::testing::World;
 use crate::net::Listener;
 use crate::net::http::{ServeLimits, serve};
+use crate::push::Local;
 use crate::wire::close::CloseCode;
+use crate::wire::peer::{Deliver, Delivery, TargetStatus};
 
 /// A gateway without a cluster.
 struct Bench {
@@ -83,6 +87,7 @@ impl Bench {
         let never = CancellationToken::new;
         tasks.spawn(registrar.run(never()));
         tasks.spawn(look_after(Arc::clone(&hub), never()));
+        tasks.spawn(Arc::clone(&hub).keep_keys(never()));
         tasks.spawn(serve(listener, router(Arc::clone(&hub)), ServeLimits::default(), never()));
         let deliveries = Deliveries::new(table, lease, replica, meters, settings.peers.clone());
         Self { hub, ours, world, deliveries, address, session, epoch: 0, _tasks: tasks }
@@ -91,6 +96,14 @@ impl Bench {
     fn lease(&self, epoch: u64) {
         self.hub.lease.hold(epoch, clock::boottime() + Duration::from_secs(3600));
         self.session.send_replace(Some(epoch));
+    }
+
+    /// What becomes of a message for named targets.
+    async fn deliver(&self, delivery: Deliver) -> Vec<TargetStatus> {
+        match self.deliveries.outcome(self.deliveries.enter(delivery).await).await {
+            Delivery::Each(statuses) => statuses,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A client that was welcomed, and its serial.
@@ -125,6 +138,7 @@ async fn a_client_is_turned_away_before_the_upgrade_with_a_reason() {
         ("/ws?user=", "", 400),
         ("/ws?user=a%0Ab", "", 400),
         ("/ws?user=alice&device=%00", "", 400),
+        ("/ws?user=alice&topics=a,b%0A", "", 400),
         ("/elsewhere", "", 404),
     ] {
         let (_, head) = Raw::ask(bench.address, target, headers).await;
@@ -155,14 +169,14 @@ async fn a_subprotocol_is_chosen_only_where_ours_was_offered() {
 #[tokio::test]
 async fn a_client_is_welcomed_when_the_directory_has_it_and_forgotten_when_it_leaves() {
     let bench = Bench::start(|_| {}).await;
-    let mut client = Raw::open(bench.address, "/ws?user=al%20ice&device=web&topics=a").await;
+    let mut client = Raw::open(bench.address, "/ws?user=al%20ice&device=web&resume=t").await;
     let welcome = client.expect("welcome").await;
     let epoch = bench.epoch;
     assert_eq!(welcome["connection"], format!("c-{epoch}-1"));
     assert_eq!((&welcome["user"], &welcome["gateway"]), (&"al ice".into(), &"gw-1".into()));
     assert!(welcome["revision"].as_u64() >= welcome["granted"].as_u64(), "{welcome}");
     let refused = client.expect("error").await;
-    assert_eq!(refused["code"], "not_implemented", "topics were asked for");
+    assert_eq!(refused["code"], "not_implemented", "resume was asked for");
     bench.held(1).await;
     client.send(CLOSE, &1000_u16.to_be_bytes()).await;
     assert_eq!(client.frame().await, Some((CLOSE, 1000_u16.to_be_bytes().to_vec())));

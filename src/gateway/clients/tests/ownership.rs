@@ -3,8 +3,7 @@
 use super::*;
 use crate::directory::{Ban, Command, Disconnect, OpOutcome, Release, Whom};
 use crate::gateway::{Handover, Per};
-use crate::push::Local;
-use crate::wire::peer::{Ack, Deliver, Message, Payload, TargetStatus};
+use crate::wire::peer::{Ack, Deliver, Message, Payload, TargetStatus, Targets};
 
 const NEWEST: Policy = Policy::NewestWins { per: Per::User, handover: Handover::Wait };
 
@@ -20,7 +19,8 @@ fn message(data: &str, ack: Ack) -> Arc<Message> {
 impl Bench {
     async fn push(&self, serial: u64, data: &str, ack: Ack) -> TargetStatus {
         let targets = vec![crate::directory::ConnectionId { epoch: *self.session.borrow().as_ref().unwrap(), serial }];
-        self.deliveries.deliver(Deliver { id: 0, message: message(data, ack), targets, resolved: 0 }).await[0]
+        self.deliver(Deliver { id: 0, message: message(data, ack), targets: Targets::Each(targets), resolved: 0 }).await
+            [0]
     }
 
     /// The own deadline is over, as after a stall.
